@@ -1,0 +1,34 @@
+"""Where an engine posts its load and watchers read it."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+from expertmesh.v1.expert_pb2 import Load
+
+SHORTEST_PAUSE_S = 0.05
+
+
+class LoadBoard:
+    """The newest load report. Posting is cheap and never waits; each watcher sees changes, the newest only."""
+
+    def __init__(self) -> None:
+        self._latest = Load()
+        self._changed = asyncio.Event()
+
+    @property
+    def latest(self) -> Load:
+        return self._latest
+
+    def post(self, load: Load) -> None:
+        if load != self._latest:
+            self._latest = load
+            self._changed.set()
+            self._changed = asyncio.Event()
+
+    async def watch(self, pause_s: float = SHORTEST_PAUSE_S) -> AsyncGenerator[Load, None]:
+        """Yield the load at once, then each change, with at least `pause_s` seconds between two."""
+        while True:
+            changed, seen = self._changed, self._latest
+            yield seen
+            await asyncio.sleep(pause_s)
+            await changed.wait()

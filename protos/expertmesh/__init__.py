@@ -1,0 +1,1 @@
+"""The contract: generated from the `.proto` files beside the stubs."""

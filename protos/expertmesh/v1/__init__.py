@@ -1,0 +1,1 @@
+"""Package `expertmesh.v1` of the contract."""

@@ -1,0 +1,64 @@
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from typing import ClassVar as _ClassVar
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ERROR_REASON_UNSPECIFIED: _ClassVar[ErrorReason]
+    ERROR_REASON_INPUT_MISSING: _ClassVar[ErrorReason]
+    ERROR_REASON_PROMPT_EMPTY: _ClassVar[ErrorReason]
+    ERROR_REASON_PROMPT_TOO_LONG: _ClassVar[ErrorReason]
+    ERROR_REASON_ROLE_UNKNOWN: _ClassVar[ErrorReason]
+    ERROR_REASON_CHAT_INVALID: _ClassVar[ErrorReason]
+    ERROR_REASON_TOKEN_OUT_OF_VOCABULARY: _ClassVar[ErrorReason]
+    ERROR_REASON_SAMPLING_OUT_OF_RANGE: _ClassVar[ErrorReason]
+    ERROR_REASON_SAMPLING_CONTRADICTORY: _ClassVar[ErrorReason]
+    ERROR_REASON_STRUCTURE_INVALID: _ClassVar[ErrorReason]
+    ERROR_REASON_STOP_INVALID: _ClassVar[ErrorReason]
+    ERROR_REASON_MESSAGE_MALFORMED: _ClassVar[ErrorReason]
+    ERROR_REASON_MESSAGE_TOO_LARGE: _ClassVar[ErrorReason]
+    ERROR_REASON_NAME_INVALID: _ClassVar[ErrorReason]
+    ERROR_REASON_STREAM_UNKNOWN: _ClassVar[ErrorReason]
+    ERROR_REASON_STREAM_REUSED: _ClassVar[ErrorReason]
+    ERROR_REASON_REQUEST_REFUSED: _ClassVar[ErrorReason]
+    ERROR_REASON_REQUEST_ID_IN_USE: _ClassVar[ErrorReason]
+    ERROR_REASON_EXPERT_UNKNOWN: _ClassVar[ErrorReason]
+    ERROR_REASON_IMAGE_UNSUPPORTED: _ClassVar[ErrorReason]
+    ERROR_REASON_EXPERT_BUSY: _ClassVar[ErrorReason]
+    ERROR_REASON_ROUTER_BUSY: _ClassVar[ErrorReason]
+    ERROR_REASON_NO_EXPERT: _ClassVar[ErrorReason]
+    ERROR_REASON_EXPERT_LOST: _ClassVar[ErrorReason]
+    ERROR_REASON_ENGINE_DEAD: _ClassVar[ErrorReason]
+    ERROR_REASON_DRAINING: _ClassVar[ErrorReason]
+    ERROR_REASON_DEADLINE_PASSED: _ClassVar[ErrorReason]
+    ERROR_REASON_INTERNAL: _ClassVar[ErrorReason]
+ERROR_REASON_UNSPECIFIED: ErrorReason
+ERROR_REASON_INPUT_MISSING: ErrorReason
+ERROR_REASON_PROMPT_EMPTY: ErrorReason
+ERROR_REASON_PROMPT_TOO_LONG: ErrorReason
+ERROR_REASON_ROLE_UNKNOWN: ErrorReason
+ERROR_REASON_CHAT_INVALID: ErrorReason
+ERROR_REASON_TOKEN_OUT_OF_VOCABULARY: ErrorReason
+ERROR_REASON_SAMPLING_OUT_OF_RANGE: ErrorReason
+ERROR_REASON_SAMPLING_CONTRADICTORY: ErrorReason
+ERROR_REASON_STRUCTURE_INVALID: ErrorReason
+ERROR_REASON_STOP_INVALID: ErrorReason
+ERROR_REASON_MESSAGE_MALFORMED: ErrorReason
+ERROR_REASON_MESSAGE_TOO_LARGE: ErrorReason
+ERROR_REASON_NAME_INVALID: ErrorReason
+ERROR_REASON_STREAM_UNKNOWN: ErrorReason
+ERROR_REASON_STREAM_REUSED: ErrorReason
+ERROR_REASON_REQUEST_REFUSED: ErrorReason
+ERROR_REASON_REQUEST_ID_IN_USE: ErrorReason
+ERROR_REASON_EXPERT_UNKNOWN: ErrorReason
+ERROR_REASON_IMAGE_UNSUPPORTED: ErrorReason
+ERROR_REASON_EXPERT_BUSY: ErrorReason
+ERROR_REASON_ROUTER_BUSY: ErrorReason
+ERROR_REASON_NO_EXPERT: ErrorReason
+ERROR_REASON_EXPERT_LOST: ErrorReason
+ERROR_REASON_ENGINE_DEAD: ErrorReason
+ERROR_REASON_DRAINING: ErrorReason
+ERROR_REASON_DEADLINE_PASSED: ErrorReason
+ERROR_REASON_INTERNAL: ErrorReason

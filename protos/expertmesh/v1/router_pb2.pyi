@@ -1,0 +1,104 @@
+import datetime
+
+from expertmesh.v1 import expert_pb2 as _expert_pb2
+from expertmesh.v1 import generation_pb2 as _generation_pb2
+from google.protobuf import duration_pb2 as _duration_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class RouteRequest(_message.Message):
+    __slots__ = ("request",)
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    request: _generation_pb2.GenerateRequest
+    def __init__(self, request: _Optional[_Union[_generation_pb2.GenerateRequest, _Mapping]] = ...) -> None: ...
+
+class RouteResponse(_message.Message):
+    __slots__ = ("route", "endpoint", "ticket", "scores", "threshold", "margin", "replicas", "timings")
+    ROUTE_FIELD_NUMBER: _ClassVar[int]
+    ENDPOINT_FIELD_NUMBER: _ClassVar[int]
+    TICKET_FIELD_NUMBER: _ClassVar[int]
+    SCORES_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    MARGIN_FIELD_NUMBER: _ClassVar[int]
+    REPLICAS_FIELD_NUMBER: _ClassVar[int]
+    TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    route: _generation_pb2.RouteChosen
+    endpoint: str
+    ticket: str
+    scores: _containers.RepeatedCompositeFieldContainer[_generation_pb2.ExpertScore]
+    threshold: float
+    margin: float
+    replicas: _containers.RepeatedCompositeFieldContainer[ReplicaWeighed]
+    timings: _generation_pb2.StageTimings
+    def __init__(self, route: _Optional[_Union[_generation_pb2.RouteChosen, _Mapping]] = ..., endpoint: _Optional[str] = ..., ticket: _Optional[str] = ..., scores: _Optional[_Iterable[_Union[_generation_pb2.ExpertScore, _Mapping]]] = ..., threshold: _Optional[float] = ..., margin: _Optional[float] = ..., replicas: _Optional[_Iterable[_Union[ReplicaWeighed, _Mapping]]] = ..., timings: _Optional[_Union[_generation_pb2.StageTimings, _Mapping]] = ...) -> None: ...
+
+class ReplicaWeighed(_message.Message):
+    __slots__ = ("replica", "endpoint", "expected_wait", "load", "outstanding")
+    REPLICA_FIELD_NUMBER: _ClassVar[int]
+    ENDPOINT_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_WAIT_FIELD_NUMBER: _ClassVar[int]
+    LOAD_FIELD_NUMBER: _ClassVar[int]
+    OUTSTANDING_FIELD_NUMBER: _ClassVar[int]
+    replica: str
+    endpoint: str
+    expected_wait: _duration_pb2.Duration
+    load: _expert_pb2.Load
+    outstanding: int
+    def __init__(self, replica: _Optional[str] = ..., endpoint: _Optional[str] = ..., expected_wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., load: _Optional[_Union[_expert_pb2.Load, _Mapping]] = ..., outstanding: _Optional[int] = ...) -> None: ...
+
+class ListExpertsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListExpertsResponse(_message.Message):
+    __slots__ = ("experts", "generalist", "strategy", "artefact", "unreachable")
+    EXPERTS_FIELD_NUMBER: _ClassVar[int]
+    GENERALIST_FIELD_NUMBER: _ClassVar[int]
+    STRATEGY_FIELD_NUMBER: _ClassVar[int]
+    ARTEFACT_FIELD_NUMBER: _ClassVar[int]
+    UNREACHABLE_FIELD_NUMBER: _ClassVar[int]
+    experts: _containers.RepeatedCompositeFieldContainer[Expert]
+    generalist: str
+    strategy: str
+    artefact: str
+    unreachable: _containers.RepeatedCompositeFieldContainer[Unreachable]
+    def __init__(self, experts: _Optional[_Iterable[_Union[Expert, _Mapping]]] = ..., generalist: _Optional[str] = ..., strategy: _Optional[str] = ..., artefact: _Optional[str] = ..., unreachable: _Optional[_Iterable[_Union[Unreachable, _Mapping]]] = ...) -> None: ...
+
+class Expert(_message.Message):
+    __slots__ = ("name", "available", "replicas")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    AVAILABLE_FIELD_NUMBER: _ClassVar[int]
+    REPLICAS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    available: bool
+    replicas: _containers.RepeatedCompositeFieldContainer[Replica]
+    def __init__(self, name: _Optional[str] = ..., available: _Optional[bool] = ..., replicas: _Optional[_Iterable[_Union[Replica, _Mapping]]] = ...) -> None: ...
+
+class Replica(_message.Message):
+    __slots__ = ("name", "endpoint", "serving", "description", "load", "outstanding")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ENDPOINT_FIELD_NUMBER: _ClassVar[int]
+    SERVING_FIELD_NUMBER: _ClassVar[int]
+    DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
+    LOAD_FIELD_NUMBER: _ClassVar[int]
+    OUTSTANDING_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    endpoint: str
+    serving: bool
+    description: _expert_pb2.DescribeResponse
+    load: _expert_pb2.Load
+    outstanding: int
+    def __init__(self, name: _Optional[str] = ..., endpoint: _Optional[str] = ..., serving: _Optional[bool] = ..., description: _Optional[_Union[_expert_pb2.DescribeResponse, _Mapping]] = ..., load: _Optional[_Union[_expert_pb2.Load, _Mapping]] = ..., outstanding: _Optional[int] = ...) -> None: ...
+
+class Unreachable(_message.Message):
+    __slots__ = ("endpoint", "reason")
+    ENDPOINT_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    endpoint: str
+    reason: str
+    def __init__(self, endpoint: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...

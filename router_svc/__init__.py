@@ -1,0 +1,1 @@
+"""Which expert answers, and how does the answer get back?"""
