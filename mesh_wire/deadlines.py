@@ -1,0 +1,38 @@
+"""Time left, as one number that every hop can shorten and none can lengthen."""
+
+import time
+from dataclasses import dataclass
+from typing import Self
+
+from google.protobuf.duration_pb2 import Duration
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """A moment on this machine's monotonic clock by which an answer must be complete; `at` is None for never."""
+
+    at: float | None = None
+
+    @classmethod
+    def after(cls, seconds: float | None) -> Self:
+        return cls(None if seconds is None else time.monotonic() + seconds)
+
+    def left_s(self) -> float | None:
+        """Seconds left, negative when it has passed; None without a deadline."""
+        return None if self.at is None else self.at - time.monotonic()
+
+    @property
+    def passed(self) -> bool:
+        return self.at is not None and time.monotonic() >= self.at
+
+
+def duration(seconds: float) -> Duration:
+    """Return `seconds` as the wire's duration."""
+    message = Duration()
+    message.FromNanoseconds(round(seconds * 1e9))
+    return message
+
+
+def seconds(message: Duration) -> float:
+    """Return the wire's duration in seconds. Out-of-range values are kept as they are, not refused."""
+    return message.seconds + message.nanos * 1e-9

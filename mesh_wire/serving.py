@@ -1,0 +1,119 @@
+"""A server's life: open, healthy, drained, closed. Every server of the mesh, and of its tests, is made here."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from grpc_channelz.v1 import channelz
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from mesh_wire.boundary import Boundary
+from mesh_wire.tls import ClientTls, ServerTls
+from mesh_wire.wire_options import MAX_MESSAGE_BYTES, channel_options, server_options
+
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+SERVING = health_pb2.HealthCheckResponse.SERVING
+
+
+class PortTaken(OSError):
+    """The address cannot be listened on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A server that runs."""
+
+    port: int
+    health: health.aio.HealthServicer
+    services: Sequence[str]
+
+    async def withdraw(self) -> None:
+        """Say NOT_SERVING for good; open calls go on."""
+        await self.health.enter_graceful_shutdown()
+
+
+@asynccontextmanager
+async def serving(
+    register: Callable[[grpc.aio.Server], None],
+    services: Sequence[str],
+    *,
+    address: str,
+    grace_s: float,
+    tls: ServerTls | None = None,
+    max_message_bytes: int = MAX_MESSAGE_BYTES,
+    with_reflection: bool = True,
+    with_channelz: bool = False,
+) -> AsyncIterator[Serving]:
+    """Serve until the block ends, then drain.
+
+    Health turns NOT_SERVING before the drain starts, so callers look elsewhere while open calls finish; those still
+    open after `grace_s` seconds are cancelled.
+
+    Args:
+        register: adds the servicers to the server.
+        services: their full names, each of which gets a health status.
+        address: `host:port`; port 0 takes a free one.
+
+    Raises:
+        PortTaken: the address cannot be listened on.
+    """
+    server = grpc.aio.server(interceptors=[Boundary(max_message_bytes)], options=server_options(max_message_bytes))
+    healths = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(healths, server)
+    register(server)
+    names = [*services, health.SERVICE_NAME]
+    if with_reflection:
+        reflection.enable_server_reflection([*names, reflection.SERVICE_NAME], server)
+    if with_channelz:
+        channelz.add_channelz_servicer(server)
+    try:
+        port = server.add_secure_port(address, tls.credentials()) if tls else server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise PortTaken(f"cannot listen on {address}: {error}") from None
+    await server.start()
+    for name in ("", *names):
+        await healths.set(name, SERVING)
+    try:
+        yield Serving(port, healths, names)
+    finally:
+        await healths.enter_graceful_shutdown()
+        await server.stop(grace_s)
+
+
+def open_channel(target: str, tls: ClientTls | None = None, *, service_config: str | None = None) -> grpc.aio.Channel:
+    """Open a channel to `target`, with the mesh's options."""
+    options = channel_options(service_config)
+    if tls is not None:
+        return grpc.aio.secure_channel(target, tls.credentials(), options=[*options, *tls.options()])
+    return grpc.aio.insecure_channel(target, options=options)
+
+
+async def terminated() -> signal.Signals:
+    """Wait for SIGINT or SIGTERM; returns which came. A second one has its default effect: the end at once."""
+    loop = asyncio.get_running_loop()
+    came: asyncio.Future[signal.Signals] = loop.create_future()
+    both = (signal.SIGINT, signal.SIGTERM)
+
+    def note(which: signal.Signals) -> None:
+        for each in both:
+            loop.remove_signal_handler(each)
+        if not came.done():
+            came.set_result(which)
+
+    for each in both:
+        loop.add_signal_handler(each, note, each)
+    return await came
+
+
+def run(main: Coroutine[Any, Any, int]) -> int:
+    """Run a service to its end on uvloop where that is installed; returns its exit code."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.run(main)
+    return uvloop.run(main)

@@ -1,0 +1,157 @@
+"""The calling end of a session: many requests over one stream, each answer handed straight to its outlet."""
+
+import asyncio
+import logging
+from typing import Any
+
+import grpc
+
+from expertmesh.v1.generation_pb2 import GenerateRequest
+from expertmesh.v1.inference_pb2 import SessionRequest, SessionResponse, SessionStart
+from expertmesh.v1.inference_pb2_grpc import InferenceServiceStub
+from mesh_wire.deadlines import Deadline, duration
+from mesh_wire.errors import MeshError, Unavailable, error_of, error_of_call
+from mesh_wire.outlets import Outlet, rows_of
+from mesh_wire.telemetry import Telemetry
+
+log = logging.getLogger(__name__)
+
+
+class SessionCaller:
+    """One long-lived `Session` to one server, opened when first needed and again after it broke.
+
+    Tokens pass from the stream's reader to the outlets with no task between; a request's own task only waits for
+    its end.
+    """
+
+    def __init__(self, channel: grpc.aio.Channel, telemetry: Telemetry) -> None:
+        self._stub = InferenceServiceStub(channel)
+        self._telemetry = telemetry
+        self._session: _OpenSession | None = None
+
+    async def ask(self, request: GenerateRequest, outlet: Outlet, deadline: Deadline, caller: str = "") -> None:
+        """Have one request answered into `outlet`. Cancelling the call cancels the request there.
+
+        Raises:
+            MeshError: as the server ended the request; UNAVAILABLE EXPERT_LOST when the session broke.
+        """
+        if self._session is None or self._session.broken:
+            self._session = _OpenSession(self._stub)
+        await self._session.ask(request, outlet, deadline, caller, self._telemetry.carry())
+
+    async def close(self) -> None:
+        """End the session and with it every request in it."""
+        if self._session is not None:
+            await self._session.close()
+
+
+class _Asking:
+    """A request that is under way."""
+
+    __slots__ = ("done", "outlet")
+
+    def __init__(self, outlet: Outlet, done: asyncio.Future[None]) -> None:
+        self.outlet = outlet
+        self.done = done
+
+
+class _OpenSession:
+    def __init__(self, stub: InferenceServiceStub) -> None:
+        self.broken = False
+        self._asking: dict[int, _Asking] = {}
+        self._last_id = 0
+        self._starts: list[SessionStart] = []
+        self._cancels: list[int] = []
+        self._wanted = asyncio.Event()
+        self._call: Any = stub.Session()
+        self._tasks = [asyncio.create_task(self._write()), asyncio.create_task(self._read())]
+
+    async def ask(
+        self, request: GenerateRequest, outlet: Outlet, deadline: Deadline, caller: str, trace: dict[str, str]
+    ) -> None:
+        self._last_id = stream_id = self._last_id + 1
+        left_s = deadline.left_s()
+        start = SessionStart(
+            stream_id=stream_id,
+            request=request,
+            timeout=None if left_s is None else duration(left_s),
+            traceparent=trace.get("traceparent", ""),
+            tracestate=trace.get("tracestate", ""),
+            caller=caller,
+        )
+        asking = self._asking[stream_id] = _Asking(outlet, asyncio.get_running_loop().create_future())
+        self._starts.append(start)
+        self._wanted.set()
+        try:
+            await asking.done
+        finally:
+            if self._asking.pop(stream_id, None) is not None and not self.broken:  # left before its end
+                self._cancels.append(stream_id)
+                self._wanted.set()
+
+    async def close(self) -> None:
+        self._break(Unavailable("the session was closed", reason="EXPERT_LOST"))
+        self._call.cancel()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.wait(self._tasks)
+
+    async def _write(self) -> None:
+        """Send starts and cancels, all that has gathered in each message."""
+        try:
+            while True:
+                await self._wanted.wait()
+                self._wanted.clear()
+                starts, self._starts = self._starts, []
+                cancels, self._cancels = self._cancels, []
+                await self._call.write(SessionRequest(starts=starts, cancels=cancels))
+        except (grpc.RpcError, asyncio.InvalidStateError):
+            return  # the reader sees the same end, with its status
+
+    async def _read(self) -> None:
+        try:
+            async for message in self._call:
+                self._hand_out(message)
+            self._break(Unavailable("the expert ended the session", reason="EXPERT_LOST"))
+        except grpc.RpcError as error:
+            told = error_of_call(error)
+            self._break(Unavailable(f"the connection broke: {told.message}", reason="EXPERT_LOST"))
+        except ValueError as error:
+            self._break(Unavailable(f"the expert sent nonsense: {error}", reason="EXPERT_LOST"))
+        finally:
+            self._call.cancel()
+            self._tasks[0].cancel()
+
+    def _hand_out(self, message: SessionResponse) -> None:
+        asking = self._asking
+        for routed in message.routes:
+            if (one := asking.get(routed.stream_id)) is not None:
+                one.outlet.route(routed.route)
+        if message.HasField("deltas"):
+            for stream_id, text, token_ids, logprobs in rows_of(message.deltas):
+                if (one := asking.get(stream_id)) is not None:
+                    one.outlet.delta(text, token_ids, logprobs)
+        for ended in message.finished:
+            if (one := asking.pop(ended.stream_id, None)) is not None:
+                one.outlet.finished(ended.finished)
+                _resolve(one.done)
+        for failed in message.failed:
+            if (one := asking.pop(failed.stream_id, None)) is not None:
+                _resolve(one.done, error_of(failed.status))
+
+    def _break(self, error: MeshError) -> None:
+        """End every request of this session, each told how many tokens it had."""
+        self.broken = True
+        asking, self._asking = self._asking, {}
+        for one in asking.values():
+            told = Unavailable(error.message, reason=error.reason, tokens_sent=str(one.outlet.tally.tokens))
+            _resolve(one.done, told)
+
+
+def _resolve(done: asyncio.Future[None], error: MeshError | None = None) -> None:
+    if done.done():  # its request was cancelled in this very step
+        return
+    if error is None:
+        done.set_result(None)
+    else:
+        done.set_exception(error)

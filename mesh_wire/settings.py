@@ -1,0 +1,94 @@
+"""What `mesh.yaml` may say. Every field has its meaning beside it; the reader of the file is `mesh_file`."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from mesh_wire.tls import ClientTls, ServerTls
+from mesh_wire.wire_options import MAX_MESSAGE_BYTES
+
+
+def _address(text: str) -> str:
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not port.isdecimal() or int(port) > 65535:
+        raise ValueError("an address is host:port, such as 127.0.0.1:50050")
+    return text
+
+
+def _target(text: str) -> str:
+    _address(text.removeprefix("dns:///"))
+    return text
+
+
+Address = Annotated[str, AfterValidator(_address)]
+Target = Annotated[str, AfterValidator(_target)]
+Name = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(ge=0)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ServerSection(Section):
+    """What every server of the mesh can be told."""
+
+    listen: Address  # host:port
+    drain_grace_s: Seconds = 20.0  # seconds that open streams get after SIGTERM
+    max_message_bytes: Count = MAX_MESSAGE_BYTES  # larger messages are refused
+    tls: ServerTls | None = None  # PEM files; absent: plain text
+    reflection: bool = True  # lets grpcurl and others ask for the schema
+    channelz: bool = False  # gRPC's own inspection service
+
+
+class RouterSection(ServerSection):
+    """The router."""
+
+    listen: Address = "127.0.0.1:50050"
+    targets: tuple[Target, ...] = ()  # experts' addresses, or dns:///name:port for all behind a name; absent: `experts`
+    expert_tls: ClientTls | None = None  # how experts are reached; absent: plain text
+    strategy: Literal["clusters", "random", "round_robin", "pinned"] = "clusters"
+    artefact: Path | None = None  # what the strategy was fitted to, a folder made by `python -m router_svc.fit`
+    pinned: Name | None = None  # the one expert of strategy `pinned`
+    seed: int = 0  # of strategy `random`
+    generalist: Name = "general"  # answers when the router is unsure
+    threshold: Annotated[float, Field(ge=0, le=1)] = 0.4  # a score below it means unsure
+    max_in_flight: Count = 1000  # requests let in at once; more get ROUTER_BUSY
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.strategy == "clusters" and self.artefact is None:
+            raise ValueError("strategy clusters needs an artefact")
+        if self.strategy == "pinned" and self.pinned is None:
+            raise ValueError("strategy pinned needs the name of an expert under `pinned`")
+        return self
+
+
+class ExpertSection(ServerSection):
+    """One expert process: one engine, one or several experts."""
+
+    name: Name  # what this replica calls itself
+    serves: dict[Name, Path | None] = Field(min_length=1)  # expert -> LoRA adapter's folder; nothing: the base model
+    vllm: dict[str, Any] | None = None  # vLLM's engine arguments by vLLM's names, passed on and checked by vLLM
+    simulated: dict[str, Any] | None = None  # in place of `vllm`: a simulated engine's figures
+    max_in_flight: Count = 128  # requests let in at once, running and waiting; more get EXPERT_BUSY
+
+    @model_validator(mode="after")
+    def _one_engine(self) -> Self:
+        if (self.vllm is None) == (self.simulated is None):
+            raise ValueError("an expert has either `vllm` or `simulated`")
+        return self
+
+
+class Mesh(Section):
+    """The whole file."""
+
+    router: RouterSection
+    experts: tuple[ExpertSection, ...] = ()
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Where the router looks for experts."""
+        return self.router.targets or tuple(expert.listen for expert in self.experts)
