@@ -40,7 +40,11 @@ class Ended:
     milestones: Milestones
 
 
-class EngineDied(Exception):  # noqa: N818 - a state, reported as UNAVAILABLE ENGINE_DEAD
+class EngineFailed(Exception):
+    """The engine cannot start. The text says why, in one line."""
+
+
+class EngineDied(Exception):
     """The engine is gone and will not come back in this process. The text says why, in one line."""
 
 

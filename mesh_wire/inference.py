@@ -21,7 +21,7 @@ from expertmesh.v1.inference_pb2 import SessionRequest, SessionResponse, Session
 from expertmesh.v1.inference_pb2_grpc import InferenceServiceServicer
 from mesh_wire import validation
 from mesh_wire.deadlines import Deadline, seconds
-from mesh_wire.errors import AlreadyExists, BadInput, DeadlinePassed, Internal, MeshError
+from mesh_wire.errors import AlreadyExists, BadInput, DeadlinePassed, Internal, MeshError, Unavailable
 from mesh_wire.outlets import Outlet, SessionOutbox, StreamOutlet
 from mesh_wire.telemetry import Telemetry, parent_of
 
@@ -60,6 +60,21 @@ class InferenceServicer(InferenceServiceServicer):
         self._answers = answers
         self._telemetry = telemetry
         self._running: set[str] = set()
+        self._sessions: set[_Session] = set()
+        self._drained: asyncio.Event | None = None  # set to one when draining begins
+
+    @property
+    def running(self) -> int:
+        """Requests being answered."""
+        return len(self._running)
+
+    async def drain(self) -> None:
+        """Refuse new requests; return when the running ones have ended and their ends are on their way."""
+        self._drained = asyncio.Event()
+        if self._running:
+            await self._drained.wait()
+        for session in self._sessions:
+            session.outbox.close()
 
     async def Generate(
         self, request: GenerateRequest, context: grpc.aio.ServicerContext[GenerateRequest, GenerateResponse]
@@ -87,13 +102,16 @@ class InferenceServicer(InferenceServiceServicer):
         context: grpc.aio.ServicerContext[SessionRequest, SessionResponse],
     ) -> AsyncGenerator[SessionResponse, None]:
         session = _Session(self)
+        self._sessions.add(session)
         reader = asyncio.create_task(session.read(requests))
         try:
             async with aclosing(session.outbox.messages()) as messages:
                 async for message in messages:
                     yield message
-            await reader
+            if self._drained is None:
+                await reader
         finally:
+            self._sessions.discard(session)
             await _ended(reader)
             await session.end()
 
@@ -120,6 +138,8 @@ class InferenceServicer(InferenceServiceServicer):
             ) as span:
                 validation.check(request)
                 validation.check_name(caller, "caller")
+                if self._drained is not None:
+                    raise Unavailable("the server is shutting down", reason="DRAINING", tokens_sent="0")
                 if request_id in self._running:
                     raise AlreadyExists(
                         "a request of that id is being answered", reason="REQUEST_ID_IN_USE", field="request_id"
@@ -130,6 +150,8 @@ class InferenceServicer(InferenceServiceServicer):
                     await self._in_time(request, Asked(deadline, caller, span, began), outlet)
                 finally:
                     self._running.discard(request_id)
+                    if self._drained is not None and not self._running:
+                        self._drained.set()
                 span.set_attribute("rpc.response.status_code", "OK")
             outcome = "OK"
         except MeshError as error:

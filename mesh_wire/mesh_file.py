@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from mesh_wire.settings import ExpertSection, Mesh, RouterSection
+from mesh_wire.settings import ExpertSection, Mesh, RouterSection, Simulation
 
 _Place = tuple[str | int, ...]
 
@@ -29,6 +29,7 @@ def read(
     *,
     router: bool = False,
     experts: Iterable[str] = (),
+    simulated: bool = False,
 ) -> Mesh:
     """Read and check a mesh file. Its relative paths start at its own folder.
 
@@ -38,6 +39,7 @@ def read(
     Args:
         router: the router is about to be started: its files must be there and its port free.
         experts: names of the expert processes about to be started, likewise.
+        simulated: put simulated engines in place of the real ones, which then need no files.
 
     Raises:
         Mistakes: all that is wrong.
@@ -53,7 +55,7 @@ def read(
     mesh, errors = _validated(data)
     mistakes = [f"{at(place)}: {words}" for place, words in errors]
     if mesh is not None:
-        mesh = _rooted(mesh, path.resolve().parent)
+        mesh = _rooted(_simulated(mesh) if simulated else mesh, path.resolve().parent)
         mistakes += [f"{at(place)}: {words}" for place, words in _contradictions(mesh)]
         wanted = [(("experts", at), expert) for at, expert in enumerate(mesh.experts) if expert.name in set(experts)]
         starting: list[tuple[_Place, RouterSection | ExpertSection]] = [(("router",), mesh.router)] if router else []
@@ -155,6 +157,19 @@ def _override(data: dict[str, Any], env: Mapping[str, str]) -> dict[_Place, str]
                 expert[field] = yaml.safe_load(env[variable])
                 done["experts", number, field] = variable
     return done
+
+
+def _simulated(mesh: Mesh) -> Mesh:
+    """Replace every real engine by a simulated one that serves the same experts."""
+
+    def expert(section: ExpertSection) -> ExpertSection:
+        if section.simulated is not None:
+            return section
+        return section.model_copy(
+            update={"vllm": None, "simulated": Simulation(), "serves": dict.fromkeys(section.serves)}
+        )
+
+    return mesh.model_copy(update={"experts": tuple(expert(section) for section in mesh.experts)})
 
 
 def _rooted(mesh: Mesh, folder: Path) -> Mesh:

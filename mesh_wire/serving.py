@@ -1,11 +1,9 @@
 """A server's life: open, healthy, drained, closed. Every server of the mesh, and of its tests, is made here."""
 
 import asyncio
-import signal
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
 
 import grpc
 from grpc_channelz.v1 import channelz
@@ -18,6 +16,7 @@ from mesh_wire.wire_options import MAX_MESSAGE_BYTES, channel_options, server_op
 
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 SERVING = health_pb2.HealthCheckResponse.SERVING
+LAST_WRITES_S = 0.2  # for statuses on their way when the drain is over
 
 
 class PortTaken(OSError):
@@ -44,6 +43,7 @@ async def serving(
     *,
     address: str,
     grace_s: float,
+    drain: Callable[[], Awaitable[None]] | None = None,
     tls: ServerTls | None = None,
     max_message_bytes: int = MAX_MESSAGE_BYTES,
     with_reflection: bool = True,
@@ -51,13 +51,15 @@ async def serving(
 ) -> AsyncIterator[Serving]:
     """Serve until the block ends, then drain.
 
-    Health turns NOT_SERVING before the drain starts, so callers look elsewhere while open calls finish; those still
-    open after `grace_s` seconds are cancelled.
+    Health turns NOT_SERVING before the drain starts, so callers look elsewhere while running requests finish; those
+    still running after `grace_s` seconds are cancelled.
 
     Args:
         register: adds the servicers to the server.
         services: their full names, each of which gets a health status.
         address: `host:port`; port 0 takes a free one.
+        drain: refuses new requests and returns when the running ones are done. gRPC's own grace would wait for streams
+            that never end by themselves, such as a router's session.
 
     Raises:
         PortTaken: the address cannot be listened on.
@@ -82,7 +84,11 @@ async def serving(
         yield Serving(port, healths, names)
     finally:
         await healths.enter_graceful_shutdown()
-        await server.stop(grace_s)
+        if drain is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(grace_s):
+                    await drain()
+        await server.stop(LAST_WRITES_S)
 
 
 def open_channel(target: str, tls: ClientTls | None = None, *, service_config: str | None = None) -> grpc.aio.Channel:
@@ -91,29 +97,3 @@ def open_channel(target: str, tls: ClientTls | None = None, *, service_config: s
     if tls is not None:
         return grpc.aio.secure_channel(target, tls.credentials(), options=[*options, *tls.options()])
     return grpc.aio.insecure_channel(target, options=options)
-
-
-async def terminated() -> signal.Signals:
-    """Wait for SIGINT or SIGTERM; returns which came. A second one has its default effect: the end at once."""
-    loop = asyncio.get_running_loop()
-    came: asyncio.Future[signal.Signals] = loop.create_future()
-    both = (signal.SIGINT, signal.SIGTERM)
-
-    def note(which: signal.Signals) -> None:
-        for each in both:
-            loop.remove_signal_handler(each)
-        if not came.done():
-            came.set_result(which)
-
-    for each in both:
-        loop.add_signal_handler(each, note, each)
-    return await came
-
-
-def run(main: Coroutine[Any, Any, int]) -> int:
-    """Run a service to its end on uvloop where that is installed; returns its exit code."""
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.run(main)
-    return uvloop.run(main)

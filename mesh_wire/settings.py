@@ -32,6 +32,23 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class Simulation(Section):
+    """A simulated engine: how fast, how large and how faulty. The defaults are as fast as the machine, and sound."""
+
+    prefill_tokens_per_s: Annotated[float, Field(ge=0)] = 0.0  # prompt tokens read per second; 0: no time at all
+    step_base_s: Seconds = 0.0  # seconds that a step takes, however few sequences it has
+    step_per_sequence_s: Seconds = 0.0  # seconds that each running sequence adds to a step
+    slots: Count = 64  # sequences that run at once
+    kv_capacity_tokens: Count = 1_000_000  # tokens of prompts and answers that have room at once
+    context_length: Count = 8192  # tokens of prompt and answer together
+    vocabulary_size: Annotated[int, Field(ge=1000)] = 50_000
+    ends_one_in: Annotated[int, Field(ge=0)] = 0  # one token in so many ends an answer by itself; 0: none does
+    slow_factor: Annotated[float, Field(gt=0)] = 1.0  # every step takes so many times as long
+    dies_after_tokens: Count | None = None  # the engine dies once it has generated so many tokens in all
+    dies_after_s: Seconds | None = None  # the engine dies so many seconds after it was opened
+    stalls_after_tokens: Count | None = None  # no step follows once it has generated so many tokens in all
+
+
 class ServerSection(Section):
     """What every server of the mesh can be told."""
 
@@ -72,7 +89,7 @@ class ExpertSection(ServerSection):
     name: Name  # what this replica calls itself
     serves: dict[Name, Path | None] = Field(min_length=1)  # expert -> LoRA adapter's folder; nothing: the base model
     vllm: dict[str, Any] | None = None  # vLLM's engine arguments by vLLM's names, passed on and checked by vLLM
-    simulated: dict[str, Any] | None = None  # in place of `vllm`: a simulated engine's figures
+    simulated: Simulation | None = None  # in place of `vllm`: a simulated engine
     max_in_flight: Count = 128  # requests let in at once, running and waiting; more get EXPERT_BUSY
 
     @model_validator(mode="after")

@@ -1,0 +1,124 @@
+"""How an expert answers: a place, the engine's chunks, the end with its timings."""
+
+import time
+from collections.abc import Sequence
+from contextlib import aclosing
+
+from expert_svc.engine import Chunk, Ended, Engine, EngineDied, Milestones
+from expertmesh.v1.generation_pb2 import Finished, FinishReason, GenerateRequest, StageTimings, Usage
+from mesh_wire.admission import Admission
+from mesh_wire.deadlines import duration
+from mesh_wire.errors import Busy, NotFound, Unavailable
+from mesh_wire.inference import Asked
+from mesh_wire.outlets import Outlet
+from mesh_wire.telemetry import Telemetry
+
+STAGES = (
+    ("engine.queue", "queue", "queued", "scheduled"),
+    ("engine.prefill", "prefill", "scheduled", "first_token"),
+    ("engine.decode", "decode", "first_token", "last_token"),
+)
+
+
+class ExpertAnswers:
+    """The `Answers` of one engine."""
+
+    def __init__(self, engine: Engine, admission: Admission, telemetry: Telemetry) -> None:
+        self._engine = engine
+        self._admission = admission
+        self._telemetry = telemetry
+        described = engine.description
+        self._experts = [expert.name for expert in described.experts]
+        self._attributes = {"gen_ai.provider.name": described.engine, "gen_ai.response.model": described.base_model}
+
+    async def answer(self, request: GenerateRequest, asked: Asked, outlet: Outlet) -> None:
+        expert = self._expert(request.expert)
+        asked.span.set_attributes({**self._attributes, "gen_ai.request.model": expert, "expertmesh.expert": expert})
+        try:
+            with self._admission.place():
+                ended = await self._generate(request, expert, outlet)
+        except Busy:
+            self._telemetry.instruments.refused.add(1, {"expertmesh.expert": expert})
+            raise
+        except EngineDied as death:
+            raise Unavailable(str(death), reason="ENGINE_DEAD", tokens_sent=str(outlet.tally.tokens)) from None
+        self._record(ended, asked)
+        outlet.finished(_finished(ended, request.request_id))
+
+    def _expert(self, wanted: str) -> str:
+        if not wanted:
+            return self._experts[0]
+        if wanted not in self._experts:
+            raise NotFound(
+                f"this replica does not serve {wanted}",
+                reason="EXPERT_UNKNOWN",
+                field="expert",
+                expert=wanted,
+                known=", ".join(self._experts),
+            )
+        return wanted
+
+    async def _generate(self, request: GenerateRequest, expert: str, outlet: Outlet) -> Ended:
+        chunks = self._engine.generate(request, expert=expert, request_id=request.request_id)
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                match chunk:
+                    case Chunk(text, token_ids, logprobs):
+                        outlet.delta(text, token_ids, logprobs)
+                    case Ended():
+                        return chunk
+        raise EngineDied("the engine ended an answer without saying why")
+
+    def _record(self, ended: Ended, asked: Asked) -> None:
+        """Put the engine's own times on the trace, and what it counted on the request's span."""
+        if not self._telemetry.enabled:
+            return
+        to_epoch_ns = time.time_ns() - time.monotonic_ns()
+        for span, _, start, end in STAGES:
+            began, over = getattr(ended.milestones, start), getattr(ended.milestones, end)
+            if began is not None and over is not None:
+                self._telemetry.past_span(span, int(began * 1e9) + to_epoch_ns, int(over * 1e9) + to_epoch_ns)
+        if ended.milestones.first_token is not None:
+            asked.span.add_event("gen_ai.first_token", timestamp=int(ended.milestones.first_token * 1e9) + to_epoch_ns)
+            asked.span.set_attribute("gen_ai.response.time_to_first_chunk", ended.milestones.first_token - asked.began)
+        asked.span.set_attributes(
+            {
+                "gen_ai.usage.input_tokens": ended.prompt_tokens,
+                "gen_ai.usage.output_tokens": ended.completion_tokens,
+                "gen_ai.usage.cache_read.input_tokens": ended.cached_prompt_tokens,
+                "gen_ai.response.finish_reasons": finish_reasons(ended.reason),
+            }
+        )
+
+
+def finish_reasons(reason: FinishReason) -> Sequence[str]:
+    """Return the reason as the GenAI conventions write it."""
+    return [FinishReason.Name(reason).removeprefix("FINISH_REASON_").lower()]
+
+
+def _finished(ended: Ended, request_id: str) -> Finished:
+    finished = Finished(
+        reason=ended.reason,
+        usage=Usage(
+            prompt_tokens=ended.prompt_tokens,
+            completion_tokens=ended.completion_tokens,
+            cached_prompt_tokens=ended.cached_prompt_tokens,
+        ),
+        timings=_timings(ended.milestones),
+        request_id=request_id,
+    )
+    match ended.matched:
+        case str(text):
+            finished.stop_string = text
+        case int(token_id):
+            finished.stop_token_id = token_id
+    return finished
+
+
+def _timings(milestones: Milestones) -> StageTimings:
+    timings = StageTimings()
+    for _, stage, start, end in STAGES:
+        began, over = getattr(milestones, start), getattr(milestones, end)
+        if began is not None and over is not None:
+            getattr(timings, stage).CopyFrom(duration(max(0.0, over - began)))
+    return timings

@@ -1,0 +1,56 @@
+"""Prompts to scores, in batches of whatever is waiting."""
+
+import asyncio
+from dataclasses import dataclass, field
+
+from expertmesh.v1.generation_pb2 import GenerateRequest, Role
+from router_svc.strategy import Strategy
+
+
+@dataclass(slots=True)
+class _Batch:
+    texts: list[str] = field(default_factory=list)
+    done: list[asyncio.Future[dict[str, float]]] = field(default_factory=list)
+
+
+class Classifier:
+    """Scores prompts by one strategy. Those that arrive in the same turn of the event loop share a batch; none waits
+    for company."""
+
+    def __init__(self, strategy: Strategy) -> None:
+        self.strategy = strategy
+        self._batch = _Batch()
+
+    async def scores(self, text: str) -> dict[str, float]:
+        """Return the probability of each expert, or domain, of the strategy."""
+        loop = asyncio.get_running_loop()
+        if not self._batch.texts:
+            loop.call_soon(self._score)
+        done: asyncio.Future[dict[str, float]] = loop.create_future()
+        self._batch.texts.append(text)
+        self._batch.done.append(done)
+        return await done
+
+    def _score(self) -> None:
+        batch, self._batch = self._batch, _Batch()
+        try:
+            rows = self.strategy.scores(batch.texts).tolist()
+        except Exception as error:  # the callers' business: each gets INTERNAL, and the log the traceback
+            for done in batch.done:
+                if not done.done():
+                    done.set_exception(error)
+            return
+        for done, row in zip(batch.done, rows, strict=True):
+            if not done.done():
+                done.set_result(dict(zip(self.strategy.experts, row, strict=True)))
+
+
+def text_of(request: GenerateRequest) -> str:
+    """Return what a router reads of a request: the prompt, or a conversation's last user turn. Token ids have none."""
+    match request.WhichOneof("input"):
+        case "prompt":
+            return request.prompt
+        case "chat":
+            turns = (message for message in reversed(request.chat.messages) if message.role == Role.ROLE_USER)
+            return "".join(part.text for part in next(turns).parts)
+    return ""

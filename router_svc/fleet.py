@@ -1,0 +1,123 @@
+"""The replicas that the router knows: found by address or DNS name, each watched by a task of its own."""
+
+import asyncio
+import logging
+import socket
+from collections.abc import AsyncIterator, Collection, Iterable
+from contextlib import asynccontextmanager
+
+from mesh_wire.serving import open_channel
+from mesh_wire.telemetry import Telemetry
+from mesh_wire.tls import ClientTls
+from router_svc.replica import Replica
+from router_svc.selection import Candidate
+
+log = logging.getLogger(__name__)
+
+DNS = "dns:///"
+LOOK_UP_EVERY_S = 5.0  # DNS has no way to tell of a change
+
+
+class Fleet:
+    """All replicas, by endpoint."""
+
+    def __init__(self, telemetry: Telemetry, tls: ClientTls | None = None) -> None:
+        self._telemetry = telemetry
+        self._tls = tls
+        self._replicas: dict[str, Replica] = {}
+        self._found: dict[str, frozenset[str]] = {}  # target -> its endpoints
+        self._unresolved: dict[str, str] = {}  # DNS targets without an address, with the reason
+        self._tasks: dict[str, asyncio.Task[None]] = {}  # a watch per endpoint, a look-up per DNS target
+        self._leaving: set[asyncio.Task[None]] = set()
+
+    @property
+    def replicas(self) -> Collection[Replica]:
+        return self._replicas.values()
+
+    @property
+    def candidates(self) -> list[Candidate]:
+        """The fleet as selection sees it."""
+        return [replica.candidate for replica in self._replicas.values()]
+
+    @property
+    def unreachable(self) -> dict[str, str]:
+        """Addresses that never answered, with the reason."""
+        silent = {replica.endpoint: replica.trouble for replica in self.replicas if not replica.description.replica}
+        return {**self._unresolved, **silent}
+
+    def replica(self, endpoint: str) -> Replica:
+        return self._replicas[endpoint]
+
+    async def looked(self) -> None:
+        """Wait until every replica known so far has been tried."""
+        await asyncio.gather(*(replica.looked.wait() for replica in self.replicas))
+
+    def found(self, target: str, endpoints: Iterable[str]) -> None:
+        """Take note of what stands behind a target: new replicas join, those that are gone leave."""
+        self._found[target] = frozenset(endpoints)
+        wanted = frozenset[str]().union(*self._found.values())
+        for endpoint in sorted(wanted - self._replicas.keys()):
+            replica = Replica(endpoint, open_channel(endpoint, self._tls), self._telemetry)
+            self._replicas[endpoint] = replica
+            self._tasks[endpoint] = asyncio.create_task(replica.watch(), name=f"watch {endpoint}")
+        for endpoint in sorted(self._replicas.keys() - wanted):
+            log.info("%s has left %s", endpoint, target)
+            leaving = asyncio.create_task(_leave(self._replicas.pop(endpoint), self._tasks.pop(endpoint)))
+            self._leaving.add(leaving)
+            leaving.add_done_callback(self._leaving.discard)
+
+    async def look_up(self, target: str) -> None:
+        """Look up a DNS target once. A name that does not resolve keeps the replicas that it had."""
+        host, _, port = target.removeprefix(DNS).rpartition(":")
+        try:
+            answers = await asyncio.get_running_loop().getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+        except OSError as error:
+            self._unresolved[target] = error.strerror or str(error)
+            return
+        self._unresolved.pop(target, None)
+        addresses = {str(place[0]) for *_, place in answers}
+        self.found(target, (f"[{each}]:{port}" if ":" in each else f"{each}:{port}" for each in addresses))
+
+    async def keep_looking_up(self, target: str) -> None:
+        while True:
+            await asyncio.sleep(LOOK_UP_EVERY_S)
+            await self.look_up(target)
+
+    async def close(self) -> None:
+        """End every watch, and with it what is under way."""
+        tasks = [*self._tasks.values(), *self._leaving]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+
+async def _leave(replica: Replica, watch: asyncio.Task[None]) -> None:
+    """Let a replica go: no new requests reach it, and it is closed once those under way have ended."""
+    try:
+        await replica.idle.wait()
+    finally:
+        watch.cancel()
+        await asyncio.wait((watch,))
+
+
+@asynccontextmanager
+async def open_fleet(
+    targets: Iterable[str], telemetry: Telemetry, tls: ClientTls | None = None
+) -> AsyncIterator[Fleet]:
+    """Know and watch the replicas behind `targets` for as long as the block runs.
+
+    Args:
+        targets: `host:port` for one replica, `dns:///name:port` for all behind a name, looked up again and again.
+    """
+    fleet = Fleet(telemetry, tls)
+    try:
+        for target in targets:
+            if target.startswith(DNS):
+                await fleet.look_up(target)
+                fleet._tasks[target] = asyncio.create_task(fleet.keep_looking_up(target), name=f"look up {target}")
+            else:
+                fleet.found(target, [target])
+        yield fleet
+    finally:
+        await fleet.close()

@@ -1,0 +1,126 @@
+"""One expert process as the router sees it: what it serves, how it is, and the session that carries its answers."""
+
+import asyncio
+import logging
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from expertmesh.v1.expert_pb2 import DescribeRequest, DescribeResponse, Load, WatchLoadRequest
+from expertmesh.v1.expert_pb2_grpc import ExpertServiceStub
+from expertmesh.v1.generation_pb2 import GenerateRequest
+from mesh_wire import inference
+from mesh_wire.deadlines import Deadline
+from mesh_wire.errors import error_of_call
+from mesh_wire.outlets import Outlet
+from mesh_wire.session_caller import SessionCaller
+from mesh_wire.telemetry import Telemetry
+from router_svc.selection import Candidate
+
+log = logging.getLogger(__name__)
+
+FIRST_WORD_S = 5.0  # how long a replica may take to describe itself
+SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0  # between two attempts to reach it
+
+
+class Replica:
+    """A replica at one address, watched for as long as `watch` runs."""
+
+    def __init__(self, endpoint: str, channel: grpc.aio.Channel, telemetry: Telemetry) -> None:
+        self.endpoint = endpoint
+        self.description = DescribeResponse()
+        self.load = Load()
+        self.trouble = "not reached yet"  # why it does not serve; empty while it does
+        self.outstanding = 0
+        self.idle = asyncio.Event()  # set while nothing is under way there
+        self.idle.set()
+        self.looked = asyncio.Event()  # set once it has been tried
+        self._channel = channel
+        self._session = SessionCaller(channel, telemetry)
+
+    @property
+    def candidate(self) -> Candidate:
+        """What selection needs to know."""
+        return Candidate(
+            replica=self.description.replica,
+            endpoint=self.endpoint,
+            experts=frozenset(expert.name for expert in self.description.experts),
+            serving=not self.trouble,
+            load=self.load,
+            outstanding=self.outstanding,
+            max_running=self.description.max_running or 1,
+        )
+
+    async def ask(self, request: GenerateRequest, outlet: Outlet, deadline: Deadline, caller: str) -> None:
+        """Have a request answered here; see `SessionCaller.ask`."""
+        self.outstanding += 1
+        self.idle.clear()
+        try:
+            await self._session.ask(request, outlet, deadline, caller)
+        finally:
+            self.outstanding -= 1
+            if not self.outstanding:
+                self.idle.set()
+
+    async def watch(self) -> None:
+        """Keep description, load and health up to date until cancelled, then close everything."""
+        pause_s = SHORTEST_PAUSE_S
+        try:
+            while True:
+                try:
+                    await self._follow()
+                    self._in_trouble("it ended its load reports")
+                except grpc.RpcError as error:
+                    self._in_trouble(str(error_of_call(error)))
+                pause_s = SHORTEST_PAUSE_S if self.outstanding else min(2 * pause_s, LONGEST_PAUSE_S)
+                await asyncio.sleep(pause_s)  # the one retry timer: a replica that is away must not be hammered
+        finally:
+            await self._session.close()
+            await self._channel.close()
+
+    async def _follow(self) -> None:
+        """Follow the replica until one of its streams ends or breaks."""
+        stub = ExpertServiceStub(self._channel)
+        self.description = await stub.Describe(DescribeRequest(), timeout=FIRST_WORD_S)
+        following = [asyncio.create_task(self._follow_health()), asyncio.create_task(self._follow_load(stub))]
+        try:
+            done, _ = await asyncio.wait(following, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in following:
+                task.cancel()
+            await asyncio.wait(following)
+
+    async def _follow_health(self) -> None:
+        stub = health_pb2_grpc.HealthStub(self._channel)
+        call = stub.Watch(  # type: ignore[attr-defined]  # missing from the published types
+            health_pb2.HealthCheckRequest(service=inference.SERVICE)
+        )
+        try:
+            async for answer in call:
+                if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                    if self.trouble:
+                        names = ", ".join(expert.name for expert in self.description.experts)
+                        log.info("%s at %s serves %s", self.description.replica, self.endpoint, names)
+                    self.trouble = ""
+                    self.looked.set()
+                else:
+                    self._in_trouble("it says NOT_SERVING")
+        finally:
+            call.cancel()
+
+    async def _follow_load(self, stub: ExpertServiceStub) -> None:
+        call = stub.WatchLoad(WatchLoadRequest())
+        try:
+            async for answer in call:
+                self.load = answer.load
+        finally:
+            call.cancel()
+
+    def _in_trouble(self, why: str) -> None:
+        if why != self.trouble:
+            log.warning("%s is out: %s", self.description.replica or self.endpoint, why)
+        self.trouble = why
+        self.load = Load()
+        self.looked.set()
