@@ -7,6 +7,9 @@ from expertmesh.v1.generation_pb2 import GenerateRequest, Role
 from router_svc.strategy import Strategy
 
 
+READ_CHARACTERS = 8192  # of each end of a text
+
+
 @dataclass(slots=True)
 class _Batch:
     texts: list[str] = field(default_factory=list)
@@ -46,11 +49,15 @@ class Classifier:
 
 
 def text_of(request: GenerateRequest) -> str:
-    """Return what a router reads of a request: the prompt, or a conversation's last user turn. Token ids have none."""
+    """Return what a router reads of a request: the prompt, or a conversation's last user turn. Token ids have none.
+
+    Of a very long text, head and tail: a prompt of megabytes must not hold the event loop.
+    """
+    text = ""
     match request.WhichOneof("input"):
         case "prompt":
-            return request.prompt
+            text = request.prompt
         case "chat":
             turns = (message for message in reversed(request.chat.messages) if message.role == Role.ROLE_USER)
-            return "".join(part.text for part in next(turns).parts)
-    return ""
+            text = "".join(part.text for part in next(turns).parts)
+    return text if len(text) <= 2 * READ_CHARACTERS else f"{text[:READ_CHARACTERS]}\n{text[-READ_CHARACTERS:]}"

@@ -1,0 +1,96 @@
+"""What a classification costs: microseconds per prompt of 60 words, alone and in batches.
+
+    python -m benchmarks.classify_cost [--artefact DIR] [--runs 7] [--json]
+
+Prompts are drawn from the artefact's own vocabulary and from stop words, so that every word costs its look-up and
+about half of them a row of the table, as in ordinary text.
+"""
+
+import json
+import os
+import random
+from pathlib import Path
+from statistics import median
+from time import process_time
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from router_svc import artefact as artefacts
+from router_svc.clusters import Clusters
+
+WORDS = 60
+BATCHES = (1, 16, 64)
+PROMPTS = 1024
+COMMON = [
+    "the",
+    "of",
+    "and",
+    "to",
+    "in",
+    "is",
+    "that",
+    "for",
+    "it",
+    "as",
+    "was",
+    "with",
+    "be",
+    "by",
+    "on",
+    "not",
+    "2",
+    "10",
+]
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+def made_up(words: tuple[str, ...]) -> list[str]:
+    """Return prompts of `WORDS` words, half of them from the vocabulary."""
+    draw = random.Random(0)
+    half = WORDS // 2
+    prompts = [draw.choices(words, k=half) + draw.choices(COMMON, k=WORDS - half) for _ in range(PROMPTS)]
+    for prompt in prompts:
+        draw.shuffle(prompt)
+    return [" ".join(prompt) for prompt in prompts]
+
+
+def cost_us(strategy: Clusters, prompts: list[str], batch: int) -> float:
+    """Return the median over batches of the processor time per prompt, in microseconds: neighbours do not count."""
+    times = []
+    for at in range(0, len(prompts), batch):
+        texts = prompts[at : at + batch]
+        began = process_time()
+        strategy.scores(texts)
+        times.append((process_time() - began) / len(texts))
+    return median(times) * 1e6
+
+
+@app.command()
+def main(
+    artefact: Annotated[Path, typer.Option(help="Folder of the artefact.")] = Path("models/router/clusters"),
+    runs: Annotated[int, typer.Option(min=1, help="Repetitions; the median is shown.")] = 7,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+) -> None:
+    """Measure the cost of classifying prompts of 60 words on one core."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    loaded = artefacts.load(artefact)
+    strategy, prompts = Clusters(loaded), made_up(loaded.words)
+    cost_us(strategy, prompts, 1)  # warm
+    found = {batch: median(cost_us(strategy, prompts, batch) for _ in range(runs)) for batch in BATCHES}
+    if as_json:
+        costs = {str(batch): round(cost, 2) for batch, cost in found.items()}
+        print(json.dumps({"artefact": loaded.id, "words": WORDS, "runs": runs, "us_per_prompt": costs}))
+        return
+    table = Table("batch", "µs per prompt", title=f"{WORDS} words a prompt, artefact {loaded.id}, {runs} runs")
+    for batch, cost in found.items():
+        table.add_row(str(batch), f"{cost:.1f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    app()
