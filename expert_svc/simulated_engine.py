@@ -1,0 +1,277 @@
+"""An engine without a model, for tests and for scale: real scheduling in real time, and text that can be foretold."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+
+from expert_svc.engine import Chunk, Ended, EngineDied, Milestones
+from expert_svc.limits import check_vocabulary, room_for_answer
+from expert_svc.load_board import LoadBoard
+from expert_svc.load_meter import SETTLE_EVERY_S, LoadMeter
+from expert_svc.simulated_text import DEFAULT_NEW_TOKENS, Speech, expected_answer, prompt_tokens
+from expertmesh.v1.expert_pb2 import DescribeResponse, ServedExpert
+from expertmesh.v1.generation_pb2 import GenerateRequest, TokenLogprobs
+from mesh_wire.errors import BadInput
+from mesh_wire.settings import Simulation
+
+__all__ = ["SimulatedEngine", "Simulation", "expected_answer", "open_simulated_engine"]
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class _Request:
+    """One request in the engine, and the mailbox between the engine's steps and its reader."""
+
+    speech: Speech
+    prompt_tokens: int
+    kv_reserved: int
+    queued: float
+    scheduled: float | None = None
+    first_token: float | None = None
+    last_token: float | None = None
+    mail: asyncio.Event = field(default_factory=asyncio.Event)
+    text: str = ""
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+
+    def take(self) -> Chunk:
+        """Return all that has gathered since the last time: a reader that falls behind gets fewer, longer chunks."""
+        chunk = Chunk(self.text, self.tokens, self.logprobs)
+        self.text, self.tokens, self.logprobs = "", [], []
+        self.mail.clear()
+        return chunk
+
+
+class SimulatedEngine:
+    """Batches continuously, as real engines do: requests join and leave the batch between steps.
+
+    A request waits, first come first served, until a slot and KV-cache room for its whole possible answer are free.
+    The step in which it joins reads its prompt; each step gives every running request one token. Made by
+    `open_simulated_engine`.
+    """
+
+    def __init__(self, serves: Sequence[str], simulation: Simulation) -> None:
+        self._simulation = simulation
+        self._experts = list(serves)
+        self._board = LoadBoard()
+        self._meter = LoadMeter(self._board)
+        self._waiting: deque[_Request] = deque()
+        self._running: list[_Request] = []
+        self._kv_reserved = 0
+        self._generated = 0
+        self._work = asyncio.Event()
+        self._sound = asyncio.Event()  # cleared while stalled
+        self._sound.set()
+        self._death: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    @property
+    def description(self) -> DescribeResponse:
+        return DescribeResponse(
+            experts=[ServedExpert(name=name) for name in self._experts],
+            engine="simulated",
+            engine_version="1",
+            base_model="simulated",
+            dtype="none",
+            tensor_parallel_size=1,
+            context_length=self._simulation.context_length,
+            vocabulary_size=self._simulation.vocabulary_size,
+            kv_cache_tokens=self._simulation.kv_capacity_tokens,
+            max_running=self._simulation.slots,
+        )
+
+    @property
+    def board(self) -> LoadBoard:
+        return self._board
+
+    @property
+    def held(self) -> int:
+        """Requests in the engine, running and waiting."""
+        return len(self._running) + len(self._waiting)
+
+    async def died(self) -> str:
+        return await asyncio.shield(self._death)
+
+    def die(self, why: str = "the simulated engine was told to die") -> None:
+        """Die now: running generators raise EngineDied, and so does every later request."""
+        if self._death.done():
+            return
+        self._death.set_result(why)
+        for request in (*self._running, *self._waiting):
+            request.mail.set()
+        self._work.set()
+
+    def stall(self) -> None:
+        """Make no step until `resume`."""
+        self._sound.clear()
+
+    def resume(self) -> None:
+        """Go on after `stall`."""
+        self._sound.set()
+
+    async def generate(
+        self, request: GenerateRequest, *, expert: str, request_id: str
+    ) -> AsyncGenerator[Chunk | Ended, None]:
+        """As `Engine.generate`. Temperature and the other ways of drawing change nothing."""
+        self._check_alive()
+        held = self._admissible(request, expert)
+        self._meter.admit(request_id, held.prompt_tokens)
+        self._waiting.append(held)
+        self._work.set()
+        completion_tokens = 0
+        try:
+            while held.speech.reason is None or held.tokens:
+                await held.mail.wait()
+                self._check_alive()
+                self._meter.begin(request_id)
+                chunk = held.take()
+                completion_tokens += len(chunk.token_ids)
+                yield chunk
+        finally:
+            self._remove(held)
+            self._meter.leave(request_id)
+        yield Ended(
+            reason=held.speech.reason,
+            matched=held.speech.matched,
+            prompt_tokens=held.prompt_tokens,
+            completion_tokens=completion_tokens,
+            milestones=Milestones(
+                queued=held.queued,
+                scheduled=held.scheduled,
+                first_token=held.first_token,
+                last_token=held.last_token,
+            ),
+        )
+
+    async def run(self) -> None:
+        """Step while there is work, until dead or cancelled."""
+        due: float | None = None  # when the step before should have ended, if the engine was not idle since
+        while not self._death.done():
+            await self._sound.wait()
+            if not self.held:
+                self._work.clear()
+                await self._work.wait()
+                due = None
+                continue
+            began = time.monotonic()
+            step_s = self._admit(began)
+            # A late step makes the next one shorter, so that the rate holds; what is later than a step is lost.
+            due = (began if due is None else max(due, began - step_s)) + step_s
+            await asyncio.sleep(max(0.0, due - began))
+            if self._sound.is_set() and not self._death.done():
+                self._step(time.monotonic() - began)
+
+    async def settle(self) -> None:
+        """Keep the posted load current, until cancelled."""
+        while True:
+            await asyncio.sleep(SETTLE_EVERY_S)
+            self._meter.settle()
+
+    def _check_alive(self) -> None:
+        if self._death.done():
+            raise EngineDied(self._death.result())
+
+    def _admissible(self, request: GenerateRequest, expert: str) -> _Request:
+        simulation, sampling = self._simulation, request.sampling
+        if sampling.HasField("structured_output"):
+            raise BadInput(
+                "a simulated engine keeps to no structure",
+                reason="STRUCTURE_INVALID",
+                field="sampling.structured_output",
+            )
+        prompt = prompt_tokens(request, simulation.vocabulary_size)
+        check_vocabulary(prompt, "token_ids.ids", simulation.vocabulary_size)
+        check_vocabulary(sampling.stop_token_ids, "sampling.stop_token_ids", simulation.vocabulary_size)
+        room = room_for_answer(len(prompt), sampling.min_new_tokens, simulation.context_length)
+        wanted = sampling.max_new_tokens or max(DEFAULT_NEW_TOKENS, sampling.min_new_tokens)
+        max_new_tokens = min(wanted, room)
+        speech = Speech(
+            expert,
+            prompt,
+            sampling,
+            max_new_tokens=max_new_tokens,
+            vocabulary_size=simulation.vocabulary_size,
+            ends_one_in=simulation.ends_one_in,
+        )
+        return _Request(
+            speech=speech,
+            prompt_tokens=len(prompt),
+            kv_reserved=min(len(prompt) + max_new_tokens, simulation.kv_capacity_tokens),
+            queued=time.monotonic(),
+        )
+
+    def _admit(self, now: float) -> float:
+        """Let waiting requests join the batch while they have room; return the seconds that the step will take."""
+        simulation, prefilled = self._simulation, 0
+        while self._waiting and len(self._running) < simulation.slots:
+            first = self._waiting[0]
+            if self._kv_reserved + first.kv_reserved > simulation.kv_capacity_tokens:
+                break
+            self._waiting.popleft()
+            first.scheduled = now
+            self._running.append(first)
+            self._kv_reserved += first.kv_reserved
+            prefilled += first.prompt_tokens
+        prefill_s = prefilled / simulation.prefill_tokens_per_s if simulation.prefill_tokens_per_s else 0.0
+        step_s = simulation.step_base_s + simulation.step_per_sequence_s * len(self._running)
+        return (prefill_s + step_s) * simulation.slow_factor
+
+    def _step(self, step_s: float) -> None:
+        """Give every running request its next token."""
+        now, stepped = time.monotonic(), list(self._running)
+        for request in stepped:
+            said = request.speech.next()
+            request.first_token = request.first_token or now
+            request.last_token = now
+            request.text += said.text
+            request.tokens.append(said.token)
+            if said.logprobs is not None:
+                request.logprobs.append(said.logprobs)
+            request.mail.set()
+            if request.speech.reason is not None:
+                self._remove(request)
+        self._generated += len(stepped)
+        in_use = sum(request.prompt_tokens + request.speech.said for request in self._running)
+        self._meter.step(
+            running=len(self._running),
+            kv_cache_use=in_use / self._simulation.kv_capacity_tokens,
+            tokens=len(stepped),
+            step_s=step_s,
+        )
+        self._fail_as_told()
+
+    def _fail_as_told(self) -> None:
+        dies, stalls = self._simulation.dies_after_tokens, self._simulation.stalls_after_tokens
+        if dies is not None and self._generated >= dies:
+            self.die(f"the simulated engine died after {self._generated} tokens")
+        if stalls is not None and self._generated >= stalls:
+            self.stall()
+
+    def _remove(self, request: _Request) -> None:
+        if request in self._running:
+            self._running.remove(request)
+            self._kv_reserved -= request.kv_reserved
+        elif request in self._waiting:
+            self._waiting.remove(request)
+
+
+@asynccontextmanager
+async def open_simulated_engine(
+    serves: Sequence[str], simulation: Simulation | None = None
+) -> AsyncIterator[SimulatedEngine]:
+    """Run a simulated engine that serves the experts named `serves`, until the block ends."""
+    simulation = simulation or Simulation()
+    engine = SimulatedEngine(serves, simulation)
+    tasks = [asyncio.create_task(engine.run()), asyncio.create_task(engine.settle())]
+    if simulation.dies_after_s is not None:
+        why = f"the simulated engine died after {simulation.dies_after_s:g} s"
+        asyncio.get_running_loop().call_later(simulation.dies_after_s, engine.die, why)
+    try:
+        yield engine
+    finally:
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with suppress(asyncio.CancelledError):
+                await task
