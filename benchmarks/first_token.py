@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from expertmesh_client.local_mesh import running_mesh
+from expertmesh_client.running import running_mesh
 
 from benchmarks.prompts import prompt
 from benchmarks.report import median, percentile, show

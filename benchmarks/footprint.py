@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from expertmesh_client.local_mesh import running_mesh
+from expertmesh_client.running import running_mesh
 
 from benchmarks.prompts import prompt
 from benchmarks.report import median, show
@@ -72,7 +72,7 @@ def command(
     rows: list[dict[str, Any]] = [
         {"what": f"router's resident memory after {requests} requests, MiB", "figure": memory[0]},
         {"what": "import expertmesh_client, s", "figure": seconds_of("-c", "import expertmesh_client") - bare},
-        {"what": "expertmesh --help, s", "figure": seconds_of("-m", "expertmesh_client.cli", "--help")},
+        {"what": "expertmesh --help, s", "figure": seconds_of("-m", "expertmesh_client", "--help")},
         {"what": "python -c pass, s", "figure": bare},
     ]
     show("footprint", rows, as_json=as_json, load="simulated experts; times are medians of 5 processes")

@@ -1,0 +1,178 @@
+"""The client for asyncio."""
+
+import json
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import grpc
+
+from expertmesh.v1.generation_pb2 import GenerateRequest
+from expertmesh.v1.inference_pb2_grpc import InferenceServiceStub
+from expertmesh.v1.router_pb2 import ListExpertsRequest, ListExpertsResponse, RouteRequest, RouteResponse
+from expertmesh.v1.router_pb2_grpc import RouterServiceStub
+from expertmesh_client.answer import AsyncAnswer, Call
+from expertmesh_client.asking import Message, Wishes, request_of
+from expertmesh_client.call_span import CallSpan
+from mesh_wire.errors import error_of_call
+from mesh_wire.serving import open_channel
+from mesh_wire.telemetry import Telemetry
+from mesh_wire.tls import ClientTls
+
+INFERENCE, ROUTER = "expertmesh.v1.InferenceService", "expertmesh.v1.RouterService"
+DEFAULT_TARGET = "localhost:50050"
+
+# What gRPC does for every call by itself. A stream is tried again only while nothing of it has arrived.
+SERVICE_CONFIG = json.dumps(
+    {
+        # Several addresses behind one name share the calls; a router that drains gets no new ones.
+        "loadBalancingConfig": [{"round_robin": {}}],
+        "healthCheckConfig": {"serviceName": INFERENCE},
+        "methodConfig": [
+            {
+                "name": [
+                    {"service": INFERENCE, "method": "Generate"},
+                    {"service": ROUTER, "method": "Route"},
+                    {"service": ROUTER, "method": "ListExperts"},
+                ],
+                "retryPolicy": {
+                    "maxAttempts": 3,
+                    "initialBackoff": "0.1s",
+                    "maxBackoff": "1s",
+                    "backoffMultiplier": 2,
+                    "retryableStatusCodes": ["UNAVAILABLE"],
+                },
+            }
+        ],
+    }
+)
+Response = TypeVar("Response")
+
+
+class AsyncClient:
+    """Asks a router, or an expert directly. Made and used on one event loop. Every failure is a `MeshError`.
+
+    Args:
+        target: where it listens: `host:port` or any gRPC target.
+        tls: None means plain text.
+        timeout_s: time for each call that is given none of its own; None means no limit.
+        telemetry: records a span per call and sends its context along; None records nothing.
+    """
+
+    def __init__(
+        self,
+        target: str = DEFAULT_TARGET,
+        *,
+        tls: ClientTls | None = None,
+        timeout_s: float | None = None,
+        telemetry: Telemetry | None = None,
+    ) -> None:
+        self.target = target
+        self._timeout_s = timeout_s
+        self._telemetry = telemetry or Telemetry.off()
+        self._channel = open_channel(target, tls, service_config=SERVICE_CONFIG)
+        self._inference = InferenceServiceStub(self._channel)
+        self._router = RouterServiceStub(self._channel)
+
+    async def close(self) -> None:
+        """Close the connection; calls under way are cancelled."""
+        await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def generate(
+        self,
+        prompt: str | None = None,
+        *,
+        messages: Iterable[Message] | None = None,
+        token_ids: Iterable[int] | None = None,
+        expert: str = "",
+        sampling: Wishes | None = None,
+        request_id: str = "",
+        timeout_s: float | None = None,
+    ) -> AsyncAnswer:
+        """Ask for an answer to one of `prompt`, `messages` and `token_ids`. The call begins when it is iterated.
+
+        Args:
+            expert: who is to answer; empty lets the router decide.
+            sampling: a `Sampling`, or its fields by name.
+            request_id: the caller's name for this request.
+            timeout_s: seconds for the whole answer; None takes the client's.
+        """
+        request = request_of(
+            prompt,
+            messages=messages,
+            token_ids=token_ids,
+            expert=expert,
+            sampling=sampling,
+            request_id=request_id,
+        )
+
+        def begin(headers: Sequence[tuple[str, str]]) -> Call:
+            call: Call = self._inference.Generate(request, timeout=self._time(timeout_s), metadata=headers)
+            return call
+
+        return AsyncAnswer(begin, lambda: self._span(INFERENCE, "Generate", **_generation(request)))
+
+    def chat(
+        self,
+        messages: Iterable[Message],
+        *,
+        expert: str = "",
+        sampling: Wishes | None = None,
+        request_id: str = "",
+        timeout_s: float | None = None,
+    ) -> AsyncAnswer:
+        """Ask for the next turn of a conversation, as `generate(messages=...)` does."""
+        return self.generate(
+            messages=messages, expert=expert, sampling=sampling, request_id=request_id, timeout_s=timeout_s
+        )
+
+    async def route(
+        self,
+        prompt: str | None = None,
+        *,
+        messages: Iterable[Message] | None = None,
+        expert: str = "",
+        timeout_s: float | None = None,
+    ) -> RouteResponse:
+        """Ask who would answer, and why, without an answer."""
+        request = RouteRequest(request=request_of(prompt, messages=messages, expert=expert))
+        return await self._unary(self._router.Route, "Route", request, timeout_s)
+
+    async def experts(self, *, timeout_s: float | None = None) -> ListExpertsResponse:
+        """Ask for the fleet and its load."""
+        return await self._unary(self._router.ListExperts, "ListExperts", ListExpertsRequest(), timeout_s)
+
+    async def _unary(
+        self, call: Callable[..., Awaitable[Response]], method: str, request: object, timeout_s: float | None
+    ) -> Response:
+        span = self._span(ROUTER, method)
+        left: BaseException | None = None
+        try:
+            return await call(request, timeout=self._time(timeout_s), metadata=span.headers)
+        except grpc.RpcError as error:
+            left = error_of_call(error)
+            raise left from None
+        except BaseException as error:
+            left = error
+            raise
+        finally:
+            span.end(left)
+
+    def _span(self, service: str, method: str, **attributes: Any) -> CallSpan:
+        return CallSpan(self._telemetry, f"{service}/{method}", self.target, attributes)
+
+    def _time(self, timeout_s: float | None) -> float | None:
+        return self._timeout_s if timeout_s is None else timeout_s
+
+
+def _generation(request: GenerateRequest) -> dict[str, str | bool]:
+    asked: dict[str, str | bool] = {"gen_ai.operation.name": "chat", "gen_ai.request.stream": True}
+    return asked | ({"gen_ai.request.model": request.expert} if request.expert else {})

@@ -1,0 +1,220 @@
+"""Where answers go, and how what has gathered is merged."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from expertmesh.v1.generation_pb2 import Finished, GenerateResponse, RouteChosen, TokenLogprob, TokenLogprobs
+from expertmesh.v1.inference_pb2 import DeltaColumns, RowLogprobs, SessionResponse
+from mesh_wire.errors import BadInput
+from mesh_wire.outlets import SessionOutbox, StreamOutlet, rows_of
+
+ROUTE, END = RouteChosen(expert="math"), Finished(request_id="x")
+
+deltas = st.tuples(
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=5), st.lists(st.integers(0, 99), max_size=4)
+)
+
+
+def logprobs(tokens: Sequence[int]) -> list[TokenLogprobs]:
+    return [TokenLogprobs(drawn=TokenLogprob(token_id=token)) for token in tokens]
+
+
+async def drained(outlet: StreamOutlet) -> list[GenerateResponse]:
+    outlet.close()
+    return [message async for message in outlet.messages()]
+
+
+def names(messages: Sequence[GenerateResponse]) -> list[str | None]:
+    return [message.WhichOneof("event") for message in messages]
+
+
+# One call
+
+
+async def test_events_leave_in_the_contract_s_order_however_late_they_are_read() -> None:
+    outlet = StreamOutlet()
+    outlet.route(ROUTE)
+    outlet.delta("a", [1])
+    outlet.delta("b", [2, 3])
+    outlet.finished(END)
+
+    route, delta, end = await drained(outlet)
+
+    assert route.route == ROUTE
+    assert (delta.delta.text, list(delta.delta.token_ids)) == ("ab", [1, 2, 3])
+    assert end.finished == END
+
+
+async def test_a_prompt_reader_gets_every_delta_by_itself() -> None:
+    outlet = StreamOutlet()
+    messages = outlet.messages()
+    for text in ("a", "b", "c"):
+        outlet.delta(text, [1])
+        assert (await anext(messages)).delta.text == text
+
+
+async def test_a_delta_wakes_a_reader_that_waits() -> None:
+    outlet = StreamOutlet()
+    waiting = asyncio.ensure_future(anext(outlet.messages()))
+    await asyncio.sleep(0)
+    outlet.delta("a", [1])
+
+    assert (await waiting).delta.text == "a"
+
+
+async def test_what_was_put_before_the_close_is_still_read() -> None:
+    outlet = StreamOutlet()
+    outlet.delta("a", [1])
+
+    assert names(await drained(outlet)) == ["delta"]
+
+
+async def test_a_reader_that_was_cancelled_can_be_followed_by_another() -> None:
+    outlet = StreamOutlet()
+    first = asyncio.ensure_future(anext(outlet.messages()))
+    await asyncio.sleep(0)
+    first.cancel()
+    await asyncio.wait((first,))
+    outlet.delta("a", [1])
+
+    assert names(await drained(outlet)) == ["delta"]
+
+
+async def test_the_tally_counts_tokens_and_not_messages() -> None:
+    outlet = StreamOutlet()
+    assert (outlet.tally.tokens, outlet.tally.first_at) == (0, None)
+    outlet.delta("a", [1, 2])
+    first = outlet.tally.first_at
+    outlet.delta("b", [3])
+
+    assert outlet.tally.tokens == 3
+    assert outlet.tally.first_at == first is not None
+    assert outlet.tally.last_at is not None
+    assert outlet.tally.last_at >= first
+
+
+@given(st.lists(deltas, max_size=12), st.data())
+async def test_concatenated_deltas_are_the_answer_however_it_is_read(
+    said: list[tuple[str, list[int]]], data: st.DataObject
+) -> None:
+    outlet, got = StreamOutlet(), []
+    messages = outlet.messages()
+    for text, tokens in said:
+        outlet.delta(text, tokens, logprobs(tokens))
+        if data.draw(st.booleans()):
+            got.append((await anext(messages)).delta)
+    got += [message.delta for message in await drained(outlet)]
+
+    assert "".join(delta.text for delta in got) == "".join(text for text, _ in said)
+    tokens = [token for _, tokens in said for token in tokens]
+    assert [token for delta in got for token in delta.token_ids] == tokens
+    assert [entry.drawn.token_id for delta in got for entry in delta.logprobs] == tokens
+
+
+# One session
+
+
+async def taken(box: SessionOutbox) -> list[SessionResponse]:
+    box.close()
+    return [message async for message in box.messages()]
+
+
+async def test_what_gathers_for_many_streams_is_one_message() -> None:
+    box = SessionOutbox()
+    one, two = box.outlet(1), box.outlet(2)
+    one.route(ROUTE)
+    for number in range(3):
+        one.delta("a", [number])
+        two.delta("b", [number + 10])
+    two.finished(END)
+    box.failed(3, BadInput("m", reason="R"))
+
+    [message] = await taken(box)
+
+    assert [(each.stream_id, each.route) for each in message.routes] == [(1, ROUTE)]
+    assert rows_of(message.deltas) == [(1, "aaa", [0, 1, 2], ()), (2, "bbb", [10, 11, 12], ())]
+    assert [each.stream_id for each in message.finished] == [2]
+    assert [each.stream_id for each in message.failed] == [3]
+
+
+async def test_a_closed_outlet_takes_back_what_it_gave_and_takes_no_more() -> None:
+    box = SessionOutbox()
+    one, two = box.outlet(1), box.outlet(2)
+    for outlet in (one, two):
+        outlet.route(ROUTE)
+        outlet.delta("a", [1])
+        outlet.finished(END)
+    one.close()
+    one.route(ROUTE)
+    one.delta("b", [2])
+    one.finished(END)
+
+    [message] = await taken(box)
+
+    assert [each.stream_id for each in message.routes] == [2]
+    assert [row[0] for row in rows_of(message.deltas)] == [2]
+    assert [each.stream_id for each in message.finished] == [2]
+
+
+async def test_a_box_with_nothing_in_it_says_nothing() -> None:
+    assert await taken(SessionOutbox()) == []
+
+
+streams = st.lists(st.tuples(st.integers(1, 4), deltas, st.booleans()), max_size=25)
+
+
+@settings(max_examples=40)
+@given(streams, st.data())
+async def test_columns_carry_every_stream_whole_and_in_order(
+    said: list[tuple[int, tuple[str, list[int]], bool]], data: st.DataObject
+) -> None:
+    box = SessionOutbox()
+    outlets, got = {number: box.outlet(number) for number in range(1, 5)}, []
+    messages = box.messages()
+    for number, (text, tokens), with_logprobs in said:
+        outlets[number].delta(text, tokens, logprobs(tokens) if with_logprobs else ())
+        if data.draw(st.booleans()):
+            got.append(await anext(messages))
+    got += await taken(box)
+
+    rows = [row for message in got for row in rows_of(SessionResponse.FromString(message.SerializeToString()).deltas)]
+    for message in got:
+        assert len(set(message.deltas.stream_ids)) == len(message.deltas.stream_ids)
+    for number in outlets:
+        mine = [row for row in rows if row[0] == number]
+        given_ = [(delta, wanted) for stream, delta, wanted in said if stream == number]
+        assert "".join(row[1] for row in mine) == "".join(text for (text, _), _ in given_)
+        assert [token for row in mine for token in row[2]] == [token for (_, tokens), _ in given_ for token in tokens]
+        told = [entry.drawn.token_id for row in mine for entry in row[3]]
+        assert told == [token for (_, tokens), wanted in given_ if wanted for token in tokens]
+        assert outlets[number].tally.tokens == sum(len(tokens) for (_, tokens), _ in given_)
+
+
+@settings(max_examples=50)
+@given(
+    st.lists(st.integers(0, 9), max_size=4),
+    st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=2), max_size=4),
+    st.lists(st.integers(0, 2**32 - 1), max_size=4),
+    st.lists(st.integers(0, 9), max_size=8),
+    st.lists(st.integers(0, 2**32 - 1), max_size=3),
+)
+def test_columns_that_do_not_fit_each_other_are_refused(
+    ids: list[int], texts: list[str], counts: list[int], tokens: list[int], rows: list[int]
+) -> None:
+    columns = DeltaColumns(
+        stream_ids=ids,
+        texts=texts,
+        token_counts=counts,
+        token_ids=tokens,
+        logprobs=[RowLogprobs(row=row, tokens=logprobs([1])) for row in rows],
+    )
+    if len(ids) == len(texts) == len(counts) and sum(counts) == len(tokens):
+        assert [row[0] for row in rows_of(columns)] == ids
+        assert [token for row in rows_of(columns) for token in row[2]] == tokens
+    else:
+        with pytest.raises(ValueError, match="columns"):
+            rows_of(columns)
