@@ -1,6 +1,7 @@
 """The boundary between gRPC and our handlers: messages are parsed, streams closed and errors named here."""
 
 import logging
+import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from mesh_wire.errors import DETAILS_KEY, BadInput, Internal, MeshError, status_of
+from mesh_wire.turns import Turns
 
 log = logging.getLogger(__name__)
 
@@ -29,33 +31,42 @@ class Boundary(grpc.aio.ServerInterceptor):
     - A generator handler is driven here, under `aclosing`: when the caller leaves while a write is blocked, its
       `finally` blocks run at once, in its own task.
     - A `MeshError` becomes the call's status; any other exception keeps its traceback in our log and reaches the
-      caller as INTERNAL.
+      caller as INTERNAL, with an id that stands in both.
+
+    - Streams of one answer each write in turns; a session's few, large messages need none.
 
     Handlers that write for themselves, such as the stock health servicer's `Watch`, pass through untouched.
     """
 
     def __init__(self, max_message_bytes: int) -> None:
         self._max_message_bytes = max_message_bytes
+        self._turns = Turns()
+        self._wrapped: dict[Any, Any] = {}  # gRPC asks for each call; the answer is the same for each method
 
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable["grpc.RpcMethodHandler[Any, Any] | None"]],
         details: grpc.HandlerCallDetails,
     ) -> "grpc.RpcMethodHandler[Any, Any] | None":  # generic in its stubs alone
-        handler: Any = await continuation(details)
+        handler = await continuation(details)
         if handler is None:
             return None
+        if handler not in self._wrapped:
+            self._wrapped[handler] = self._wrap(handler)
+        return self._wrapped[handler]  # type: ignore[no-any-return]  # grpcio's own classes are untyped
+
+    def _wrap(self, handler: Any) -> Any:
         parse = self._parser(handler.request_deserializer)
         if handler.unary_unary is not None:
             inner = handler.unary_unary
             return grpc.unary_unary_rpc_method_handler(_unary(inner), parse, handler.response_serializer)
         if handler.unary_stream is not None and isasyncgenfunction(handler.unary_stream):
-            driven = _driven(handler.unary_stream, _checked)
+            driven = _driven(handler.unary_stream, _checked, self._turns)
             return grpc.unary_stream_rpc_method_handler(driven, parse, handler.response_serializer)
         if handler.stream_stream is not None and isasyncgenfunction(handler.stream_stream):
-            driven = _driven(handler.stream_stream, _each_checked)
+            driven = _driven(handler.stream_stream, _each_checked, None)
             return grpc.stream_stream_rpc_method_handler(driven, parse, handler.response_serializer)
-        return handler  # type: ignore[no-any-return]  # grpcio's own classes are untyped
+        return handler
 
     def _parser(self, parse: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
         if parse is None:
@@ -100,31 +111,46 @@ def _unary(inner: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]
         except grpc.aio.AbortError:  # a stock servicer, such as health, has set its status itself
             raise
         except Exception:
-            log.exception("a handler failed")
-            failure = Internal("a fault of the server", reason="INTERNAL")
+            failure = _logged()
         return await _abort(context, failure)
 
     return call
 
 
-def _driven(inner: Callable[..., AsyncGenerator[Any, None]], check: Callable[[Any], Any]) -> Callable[..., Any]:
+def _driven(
+    inner: Callable[..., AsyncGenerator[Any, None]], check: Callable[[Any], Any], turns: Turns | None
+) -> Callable[..., Any]:
     async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         try:
             async with aclosing(inner(check(request), context)) as responses:
                 async for response in responses:
-                    await context.write(response)
+                    if turns is None:
+                        await context.write(response)
+                        continue
+                    turn = await turns.take()
+                    try:
+                        await context.write(response)
+                    finally:
+                        turn.give_back()
             return
         except MeshError as error:
             failure = error
         except grpc.aio.AbortError:
             raise
         except Exception:
-            log.exception("a handler failed")
-            failure = Internal("a fault of the server", reason="INTERNAL")
+            failure = _logged()
         await _abort(context, failure)
 
     return call
 
 
+def _logged() -> Internal:
+    """Log the exception being handled; returns what its caller is told."""
+    request_id = uuid.uuid4().hex
+    log.exception("call %s failed", request_id)
+    return Internal("a fault of the server", reason="INTERNAL", request_id=request_id)
+
+
 async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: MeshError) -> None:
-    await context.abort(error.code, error.message, ((DETAILS_KEY, status_of(error).SerializeToString()),))
+    status = status_of(error)
+    await context.abort(error.code, status.message, ((DETAILS_KEY, status.SerializeToString()),))

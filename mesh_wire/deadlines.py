@@ -6,6 +6,8 @@ from typing import Self
 
 from google.protobuf.duration_pb2 import Duration
 
+LONGEST_S = 315_576_000_000.0  # 10,000 years: what the wire's duration is defined for, either way
+
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
@@ -27,9 +29,9 @@ class Deadline:
 
 
 def duration(seconds: float) -> Duration:
-    """Return `seconds` as the wire's duration."""
+    """Return `seconds` as the wire's duration, cut to what that can hold."""
     message = Duration()
-    message.FromNanoseconds(round(seconds * 1e9))
+    message.FromNanoseconds(round(min(max(seconds, -LONGEST_S), LONGEST_S) * 1e9))
     return message
 
 

@@ -7,12 +7,17 @@ end. Reasons are listed, with their meaning, in `protos/expertmesh/v1/errors.pro
 from typing import ClassVar
 
 import grpc
-from google.protobuf import any_pb2, duration_pb2
+from google.protobuf import any_pb2
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
+
+from mesh_wire.deadlines import duration, seconds
 
 DOMAIN = "expertmesh.v1"
 DETAILS_KEY = "grpc-status-details-bin"
-_CODES = {code.value[0]: code for code in grpc.StatusCode}
+# A call's trailers have 8 KB, and a message travels in up to three forms there, escaped; what is longer is cut.
+LONGEST_MESSAGE, LONGEST_FACT = 1000, 500  # bytes of UTF-8
+_CODES = {code.value[0]: code for code in grpc.StatusCode if code is not grpc.StatusCode.OK}
 
 
 class MeshError(Exception):
@@ -119,7 +124,9 @@ def _rebuild(
     retry_after_s: float | None,
     facts: dict[str, str],
 ) -> MeshError:
-    return kind(message, reason=reason, field=field, retry_after_s=retry_after_s, **facts)
+    error = kind(message, reason=reason, field=field, retry_after_s=retry_after_s)
+    error.facts = facts  # not as keywords: another's may be called `reason`
+    return error
 
 
 def _rebuild_foreign(message: str, status: grpc.StatusCode, reason: str) -> MeshError:
@@ -128,22 +135,21 @@ def _rebuild_foreign(message: str, status: grpc.StatusCode, reason: str) -> Mesh
 
 def status_of(error: MeshError) -> status_pb2.Status:
     """Return the wire form of `error`."""
-    status = status_pb2.Status(code=error.code.value[0], message=error.message)
+    message = _cut(error.message, LONGEST_MESSAGE)
+    status = status_pb2.Status(code=error.code.value[0], message=message)
     if isinstance(error, Foreign):
         return status
-    facts = dict(error.facts)
+    facts = {name: _cut(fact, LONGEST_FACT) for name, fact in error.facts.items()}
     if error.field:
         facts["field"] = error.field
     _pack(status, error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=facts))
     if error.field:
         violation = error_details_pb2.BadRequest.FieldViolation(
-            field=error.field, description=error.message, reason=error.reason
+            field=error.field, description=message, reason=error.reason
         )
         _pack(status, error_details_pb2.BadRequest(field_violations=[violation]))
     if error.retry_after_s is not None:
-        delay = duration_pb2.Duration()
-        delay.FromNanoseconds(int(error.retry_after_s * 1e9))
-        _pack(status, error_details_pb2.RetryInfo(retry_delay=delay))
+        _pack(status, error_details_pb2.RetryInfo(retry_delay=duration(error.retry_after_s)))
     return status
 
 
@@ -156,7 +162,7 @@ def error_of(status: status_pb2.Status) -> MeshError:
         return Foreign(status.message, status=code, reason=info.reason if info else "")
     facts = dict(info.metadata)
     field = facts.pop("field", "")
-    return kind(status.message, reason=info.reason, field=field, retry_after_s=retry_after_s, **facts)
+    return _rebuild(kind, status.message, info.reason, field, retry_after_s, facts)
 
 
 def error_of_call(error: grpc.RpcError) -> MeshError:
@@ -166,9 +172,11 @@ def error_of_call(error: grpc.RpcError) -> MeshError:
     packed = next((value for key, value in trailers if key == DETAILS_KEY), None)
     if isinstance(packed, bytes):
         try:
-            return error_of(status_pb2.Status.FromString(packed))
-        except ValueError:  # DecodeError: somebody else's details
-            pass
+            status = status_pb2.Status.FromString(packed)
+        except DecodeError:  # somebody else's details
+            status = status_pb2.Status()
+        if status.code == code.value[0]:
+            return error_of(status)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return DeadlinePassed(message or "the call's deadline passed", reason="DEADLINE_PASSED")
     return Foreign(message, status=code)
@@ -189,7 +197,13 @@ def _details(status: status_pb2.Status) -> tuple[error_details_pb2.ErrorInfo | N
             if detail.Unpack(info) and info.domain == DOMAIN:
                 found = info
             elif detail.Unpack(retry):
-                retry_after_s = retry.retry_delay.ToNanoseconds() / 1e9
-        except ValueError:  # DecodeError: a detail that lies about its type
+                retry_after_s = seconds(retry.retry_delay)
+        except DecodeError:  # a detail that lies about its type
             continue
     return found, retry_after_s
+
+
+def _cut(text: str, limit: int) -> str:
+    """Return a text that the wire can carry: UTF-8, and not too long."""
+    raw = text.encode(errors="replace")
+    return raw.decode() if len(raw) <= limit else raw[: limit - 3].decode(errors="ignore") + "…"

@@ -1,7 +1,6 @@
 """Reading `mesh.yaml`: everything that is wrong with it is said at once, each mistake with its line."""
 
 import os
-import socket
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,9 +9,10 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from mesh_wire.premises import Place, missing_files, port_in_use, rooted
 from mesh_wire.settings import ExpertSection, Mesh, RouterSection, Simulation
 
-_Place = tuple[str | int, ...]
+_UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")
 
 
 class Mistakes(ValueError):
@@ -33,35 +33,37 @@ def read(
 ) -> Mesh:
     """Read and check a mesh file. Its relative paths start at its own folder.
 
-    `ROUTER_<FIELD>` in `env` replaces a field of `router`; `EXPERT_<FIELD>` one of the expert process that
-    `EXPERT_NAME` names. Values are YAML.
+    `ROUTER_<FIELD>` in `env` replaces a field of `router`; `EXPERT_<FIELD>` one of the expert process that is about
+    to be started, or else of the one that `EXPERT_NAME` names. Values are YAML.
 
     Args:
         router: the router is about to be started: its files must be there and its port free.
-        experts: names of the expert processes about to be started, likewise.
+        experts: names of the expert processes about to be started, likewise; an empty one means the only one.
         simulated: put simulated engines in place of the real ones, which then need no files.
 
     Raises:
         Mistakes: all that is wrong.
     """
     data, tree = _parse(path)
-    overridden = _override(data, env)
+    starting = _starting(data, experts)
+    expert_name = next(iter(starting)) if len(starting) == 1 else env.get("EXPERT_NAME", "")
+    overridden, mistakes = _override(data, env, expert_name)
 
-    def at(place: _Place) -> str:
+    def at(place: Place) -> str:
         if (variable := overridden.get(place[:2])) or (variable := overridden.get(place[:3])):
             return variable
         return f"{path}:{_line(tree, place)}: {_dotted(place)}" if place else f"{path}"
 
     mesh, errors = _validated(data)
-    mistakes = [f"{at(place)}: {words}" for place, words in errors]
+    mistakes += [f"{at(place)}: {words}" for place, words in errors]
     if mesh is not None:
-        mesh = _rooted(_simulated(mesh) if simulated else mesh, path.resolve().parent)
+        mesh = rooted(_simulated(mesh) if simulated else mesh, path.resolve().parent)
         mistakes += [f"{at(place)}: {words}" for place, words in _contradictions(mesh)]
-        wanted = [(("experts", at), expert) for at, expert in enumerate(mesh.experts) if expert.name in set(experts)]
-        starting: list[tuple[_Place, RouterSection | ExpertSection]] = [(("router",), mesh.router)] if router else []
-        for place, section in [*starting, *wanted]:
-            mistakes += [f"{at((*place, *more))}: {file} is not there" for more, file in _missing_files(section)]
-            if trouble := _port_in_use(section.listen):
+        sections: list[tuple[Place, RouterSection | ExpertSection]] = [(("router",), mesh.router)] if router else []
+        sections += [(("experts", at), expert) for at, expert in enumerate(mesh.experts) if expert.name in starting]
+        for place, section in sections:
+            mistakes += [f"{at((*place, *more))}: {file} is not there" for more, file in missing_files(section)]
+            if trouble := port_in_use(section.listen):
                 mistakes.append(f"{at((*place, 'listen'))}: {trouble}")
     if mistakes or mesh is None:
         raise Mistakes(mistakes)
@@ -87,76 +89,70 @@ def _parse(path: Path) -> tuple[dict[str, Any], Any]:
     return data, tree
 
 
-def _validated(data: dict[str, Any]) -> tuple[Mesh | None, list[tuple[_Place, str]]]:
-    """Validate; where it fails, validate again without what was wrong, so that the rest can be checked as well."""
-    try:
-        return Mesh.model_validate(data), []
-    except ValidationError as error:
-        errors = [(_known(e["loc"], data), _words(e)) for e in error.errors()]
-    for place, _ in errors:
-        inner: Any = data
+def _validated(data: dict[str, Any]) -> tuple[Mesh | None, list[tuple[Place, str]]]:
+    """Validate; where it fails, validate again without what was wrong, so that the rest can be checked as well.
+
+    Unknown keys go first: a section is checked as a whole only once its parts are right, and without them it may be.
+    """
+    found: list[tuple[Place, str]] = []
+    for ours in (_UNKNOWN_KEY, None):
         try:
-            for step in place[:-1]:
-                inner = inner[step]
-            inner.pop(place[-1], None)
-        except (AttributeError, KeyError, IndexError, TypeError):
-            continue
+            return Mesh.model_validate(data), found
+        except ValidationError as error:
+            wrong = [e for e in error.errors() if ours is None or e["type"] in ours]
+        places = [_known(e["loc"], data) for e in wrong]
+        found += [(place, _words(e)) for place, e in zip(places, wrong, strict=True)]
+        for place in places:
+            _remove(data, place)
     try:
-        return Mesh.model_validate(data), errors
+        return Mesh.model_validate(data), found
     except ValidationError:
-        return None, errors
+        return None, found
 
 
-def _missing_files(section: RouterSection | ExpertSection) -> Iterable[tuple[_Place, Path]]:
-    """Yield each file or folder that a process needs and that is not there, with its place in the section."""
-    wanted: list[tuple[_Place, Path | None]] = []
-    if isinstance(section, RouterSection):
-        wanted.append((("artefact",), section.artefact))
-        if (outward := section.expert_tls) is not None:
-            wanted += [(("expert_tls", part), getattr(outward, part)) for part in ("authority", "certificate", "key")]
-    else:
-        wanted += [(("serves", name), adapter) for name, adapter in section.serves.items()]
-        model = (section.vllm or {}).get("model")
-        if isinstance(model, str) and Path(model).is_absolute():
-            wanted.append((("vllm", "model"), Path(model)))
-    if section.tls is not None:
-        wanted += [(("tls", part), getattr(section.tls, part)) for part in ("certificate", "key", "client_authority")]
-    return ((place, file) for place, file in wanted if file is not None and not file.exists())
-
-
-def _port_in_use(address: str) -> str | None:
-    """Say why an address cannot be listened on; None if it can."""
-    host, _, port = address.rpartition(":")
+def _remove(data: Any, place: Place) -> None:
     try:
-        family, kind, protocol, _, place = socket.getaddrinfo(
-            host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(place)
-            probe.listen(1)
-    except OSError as error:
-        return f"cannot listen on {address}: {error.strerror or error}"
-    return None
+        for step in place[:-1]:
+            data = data[step]
+        data.pop(place[-1], None)
+    except (AttributeError, KeyError, IndexError, TypeError):  # an item of a list, or something missing
+        return
 
 
-def _override(data: dict[str, Any], env: Mapping[str, str]) -> dict[_Place, str]:
-    """Put environment variables in the places of fields; returns place -> variable, for messages."""
-    done: dict[_Place, str] = {}
+def _starting(data: dict[str, Any], names: Iterable[str]) -> set[str]:
+    """Return the names of the expert processes about to be started."""
+    known = [str(expert.get("name")) for expert in _sections(data)]
+    return {known[0] if not name and len(known) == 1 else name for name in names}
+
+
+def _sections(data: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what stands under `experts`, as far as it can be read; nothing where any of it cannot."""
+    experts: Any = data.get("experts")
+    if not isinstance(experts, list) or not all(isinstance(expert, dict) for expert in experts):
+        return []
+    return experts
+
+
+def _override(data: dict[str, Any], env: Mapping[str, str], expert_name: str) -> tuple[dict[Place, str], list[str]]:
+    """Put environment variables in the places of fields; returns place -> variable, for messages, and mistakes."""
+    done: dict[Place, str] = {}
+    mistakes: list[str] = []
+
+    def put(section: dict[str, Any], place: Place, fields: Iterable[str], prefix: str) -> None:
+        for field in fields:
+            if (variable := f"{prefix}_{field.upper()}") in env:
+                done[*place, field] = variable
+                try:
+                    section[field] = yaml.safe_load(env[variable])
+                except yaml.YAMLError:
+                    mistakes.append(f"{variable}: not YAML")
+
     if isinstance(data.get("router"), dict):
-        for field in RouterSection.model_fields:
-            if (variable := f"ROUTER_{field.upper()}") in env:
-                data["router"][field] = yaml.safe_load(env[variable])
-                done["router", field] = variable
-    experts = data.get("experts")
-    for number, expert in enumerate(experts if isinstance(experts, list) else ()):
-        if not isinstance(expert, dict) or expert.get("name") != env.get("EXPERT_NAME"):
-            continue
-        for field in ExpertSection.model_fields.keys() - {"name"}:
-            if (variable := f"EXPERT_{field.upper()}") in env:
-                expert[field] = yaml.safe_load(env[variable])
-                done["experts", number, field] = variable
-    return done
+        put(data["router"], ("router",), RouterSection.model_fields, "ROUTER")
+    for number, expert in enumerate(_sections(data)):
+        if expert_name and expert.get("name") == expert_name:
+            put(expert, ("experts", number), ExpertSection.model_fields.keys() - {"name"}, "EXPERT")
+    return done, mistakes
 
 
 def _simulated(mesh: Mesh) -> Mesh:
@@ -172,38 +168,7 @@ def _simulated(mesh: Mesh) -> Mesh:
     return mesh.model_copy(update={"experts": tuple(expert(section) for section in mesh.experts)})
 
 
-def _rooted(mesh: Mesh, folder: Path) -> Mesh:
-    """Resolve relative paths. A model that is no folder there is left to vLLM, as a hub's id."""
-
-    def tls(section: RouterSection | ExpertSection) -> dict[str, Any]:
-        if section.tls is None:
-            return {}
-        files = {f: folder / p for f in ("certificate", "key", "client_authority") if (p := getattr(section.tls, f))}
-        return {"tls": type(section.tls)(**files)}
-
-    def expert(section: ExpertSection) -> ExpertSection:
-        changed = tls(section)
-        changed["serves"] = {name: adapter and folder / adapter for name, adapter in section.serves.items()}
-        model = (section.vllm or {}).get("model")
-        if isinstance(model, str) and (model.count("/") > 1 or model.startswith(".") or (folder / model).exists()):
-            changed["vllm"] = {**(section.vllm or {}), "model": str((folder / model).resolve())}
-        return section.model_copy(update=changed)
-
-    changed = tls(mesh.router)
-    if mesh.router.artefact is not None:
-        changed["artefact"] = folder / mesh.router.artefact
-    if (outward := mesh.router.expert_tls) is not None:
-        files = {f: folder / p for f in ("authority", "certificate", "key") if (p := getattr(outward, f))}
-        changed["expert_tls"] = type(outward)(**files, server_name=outward.server_name)
-    return mesh.model_copy(
-        update={
-            "router": mesh.router.model_copy(update=changed),
-            "experts": tuple(expert(section) for section in mesh.experts),
-        }
-    )
-
-
-def _contradictions(mesh: Mesh) -> Iterable[tuple[_Place, str]]:
+def _contradictions(mesh: Mesh) -> Iterable[tuple[Place, str]]:
     names = Counter(expert.name for expert in mesh.experts)
     addresses = Counter([mesh.router.listen, *(expert.listen for expert in mesh.experts)])
     for number, expert in enumerate(mesh.experts):
@@ -221,7 +186,7 @@ def _contradictions(mesh: Mesh) -> Iterable[tuple[_Place, str]]:
             yield ("router", "pinned"), f"no expert process serves {mesh.router.pinned}"
 
 
-def _known(place: tuple[Any, ...], data: Any) -> _Place:
+def _known(place: tuple[Any, ...], data: Any) -> Place:
     """Cut a place of pydantic's off where it leaves the file: pydantic adds the names of types."""
     known: list[str | int] = []
     for step in place:
@@ -233,7 +198,7 @@ def _known(place: tuple[Any, ...], data: Any) -> _Place:
     return tuple(known)
 
 
-def _line(node: Any, place: _Place) -> int:
+def _line(node: Any, place: Place) -> int:
     """Return the line, from 1, of the deepest part of `place` that the file has."""
     line: int = node.start_mark.line + 1
     for step in place:
@@ -250,15 +215,14 @@ def _line(node: Any, place: _Place) -> int:
     return line
 
 
-def _dotted(place: _Place) -> str:
+def _dotted(place: Place) -> str:
     return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in place).removeprefix(".")
 
 
 def _words(error: Any) -> str:
-    match error["type"]:
-        case "extra_forbidden" | "unexpected_keyword_argument":
-            return "no such key"
-        case "missing" | "missing_argument":
-            return "missing"
+    if error["type"] in _UNKNOWN_KEY:
+        return "no such key"
+    if error["type"] in ("missing", "missing_argument"):
+        return "missing"
     words: str = error["msg"].removeprefix("Value error, ")
     return words[:1].lower() + words[1:]

@@ -6,7 +6,8 @@ answer. A message leaves whenever the writer is free, with all that has gathered
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from itertools import accumulate, chain, repeat
 from typing import Protocol
 
 from expertmesh.v1.generation_pb2 import Delta, Finished, GenerateResponse, RouteChosen, TokenLogprobs
@@ -31,8 +32,8 @@ class Outlet(Protocol):
     def route(self, chosen: RouteChosen) -> None:
         """Take the route."""
 
-    def delta(self, text: str, token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs] = ()) -> None:
-        """Take more of the answer."""
+    def delta(self, text: str, token_ids: list[int], logprobs: Sequence[TokenLogprobs] = ()) -> None:
+        """Take more of the answer. The list of token ids is the outlet's from now on."""
 
     def finished(self, finished: Finished) -> None:
         """Take the end."""
@@ -48,6 +49,8 @@ class _Bell:
         self._waiter: asyncio.Future[None] | None = None
 
     def ring(self) -> None:
+        if self._rung:
+            return
         self._rung = True
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
@@ -67,12 +70,12 @@ class _Gathered:
 
     __slots__ = ("logprobs", "texts", "token_ids")
 
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-        self.token_ids: list[int] = []
-        self.logprobs: list[TokenLogprobs] = []
+    def __init__(self, text: str, token_ids: list[int], logprobs: Sequence[TokenLogprobs]) -> None:
+        self.texts = [text]
+        self.token_ids = token_ids
+        self.logprobs = list(logprobs) if logprobs else []
 
-    def add(self, text: str, token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs]) -> None:
+    def merge(self, text: str, token_ids: list[int], logprobs: Sequence[TokenLogprobs]) -> None:
         self.texts.append(text)
         self.token_ids.extend(token_ids)
         if logprobs:
@@ -80,20 +83,22 @@ class _Gathered:
 
 
 class Tally:
-    """What has passed an outlet: tokens, and when the first and the last came, in seconds of `time.monotonic`."""
+    """What has passed an outlet: tokens, and when the first and the end came, in seconds of `time.monotonic`."""
 
-    __slots__ = ("first_at", "last_at", "tokens")
+    __slots__ = ("ended_at", "first_at", "tokens")
 
     def __init__(self) -> None:
         self.tokens = 0
         self.first_at: float | None = None
-        self.last_at: float | None = None
+        self.ended_at: float | None = None
 
     def count(self, tokens: int) -> None:
-        self.last_at = time.monotonic()
         if self.first_at is None:
-            self.first_at = self.last_at
+            self.first_at = time.monotonic()
         self.tokens += tokens
+
+    def end(self) -> None:
+        self.ended_at = time.monotonic()
 
 
 class StreamOutlet:
@@ -101,6 +106,7 @@ class StreamOutlet:
 
     def __init__(self) -> None:
         self.tally = Tally()
+        self.merges = 0  # deltas that left in another's message
         self._bell = _Bell()
         self._route: RouteChosen | None = None
         self._gathered: _Gathered | None = None
@@ -111,14 +117,17 @@ class StreamOutlet:
         self._route = chosen
         self._bell.ring()
 
-    def delta(self, text: str, token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs] = ()) -> None:
+    def delta(self, text: str, token_ids: list[int], logprobs: Sequence[TokenLogprobs] = ()) -> None:
         self.tally.count(len(token_ids))
         if self._gathered is None:
-            self._gathered = _Gathered()
-        self._gathered.add(text, token_ids, logprobs)
-        self._bell.ring()
+            self._gathered = _Gathered(text, token_ids, logprobs)
+            self._bell.ring()
+        else:
+            self.merges += 1
+            self._gathered.merge(text, token_ids, logprobs)
 
     def finished(self, finished: Finished) -> None:
+        self.tally.end()
         self._finished = finished
         self._bell.ring()
 
@@ -151,9 +160,10 @@ class SessionOutbox:
     """All that has gathered for the reader of one session."""
 
     def __init__(self) -> None:
+        self.merges = 0  # deltas that left in another's row
         self._bell = _Bell()
         self._routes: list[SessionRoute] = []
-        self._gathered: dict[int, _Gathered] = {}
+        self._columns = _Columns()
         self._finished: list[SessionFinished] = []
         self._failed: list[SessionFailed] = []
         self._closed = False
@@ -166,10 +176,6 @@ class SessionOutbox:
         self._failed.append(SessionFailed(stream_id=stream_id, status=status_of(error)))
         self._bell.ring()
 
-    def drop(self, stream_id: int) -> None:
-        """Forget what has gathered for a stream that nobody wants any more."""
-        self._gathered.pop(stream_id, None)
-
     def close(self) -> None:
         """End `messages` once all that was put has been taken."""
         self._closed = True
@@ -178,7 +184,7 @@ class SessionOutbox:
     async def messages(self) -> AsyncGenerator[SessionResponse, None]:
         """Yield what has gathered, whenever asked, until `close`."""
         while True:
-            if self._routes or self._gathered or self._finished or self._failed:
+            if self._routes or self._columns.rows or self._finished or self._failed:
                 yield self._take()
             elif self._closed:
                 return
@@ -186,50 +192,105 @@ class SessionOutbox:
                 await self._bell.rung()
 
     def _take(self) -> SessionResponse:
-        gathered, self._gathered = self._gathered, {}
+        columns, self._columns = self._columns, _Columns()
         message = SessionResponse(routes=self._routes, finished=self._finished, failed=self._failed)
         self._routes, self._finished, self._failed = [], [], []
-        if gathered:
-            columns = message.deltas
-            columns.stream_ids.extend(gathered)
-            rows = list(gathered.values())
-            columns.texts.extend(["".join(row.texts) for row in rows])
-            columns.token_counts.extend([len(row.token_ids) for row in rows])
-            columns.token_ids.extend([token for row in rows for token in row.token_ids])
-            columns.logprobs.extend(
-                [RowLogprobs(row=at, tokens=row.logprobs) for at, row in enumerate(rows) if row.logprobs]
-            )
+        if columns.rows:
+            columns.write(message.deltas)
         return message
+
+
+class _Columns:
+    """Text and tokens of many requests that nobody has taken yet, a row for each."""
+
+    __slots__ = ("logprobs", "rows", "texts", "token_ids")
+
+    def __init__(self) -> None:
+        self.rows: dict[int, int] = {}  # stream id -> row
+        self.texts: list[str | list[str]] = []  # a list where deltas have merged
+        self.token_ids: list[list[int]] = []
+        self.logprobs: dict[int, list[TokenLogprobs]] = {}  # row -> its own, where asked for
+
+    def merge(self, row: int, text: str, token_ids: list[int]) -> None:
+        before = self.texts[row]
+        if isinstance(before, str):
+            self.texts[row] = [before, text]
+        else:
+            before.append(text)
+        self.token_ids[row].extend(token_ids)
+
+    def drop(self, stream_id: int) -> None:
+        """Take a stream's row out."""
+        if (gone := self.rows.pop(stream_id, None)) is None:
+            return
+        del self.texts[gone], self.token_ids[gone]
+        self.rows = {stream: row - (row > gone) for stream, row in self.rows.items()}
+        self.logprobs = {row - (row > gone): found for row, found in self.logprobs.items() if row != gone}
+
+    def write(self, columns: DeltaColumns) -> None:
+        columns.stream_ids.extend(self.rows)
+        columns.texts.extend([text if isinstance(text, str) else "".join(text) for text in self.texts])
+        columns.token_counts.extend([len(ids) for ids in self.token_ids])
+        columns.token_ids.extend(chain.from_iterable(self.token_ids))
+        if self.logprobs:
+            columns.logprobs.extend([RowLogprobs(row=row, tokens=found) for row, found in self.logprobs.items()])
 
 
 class SessionOutlet:
     """The outlet of one request of a session."""
 
-    __slots__ = ("_box", "_stream_id", "tally")
+    __slots__ = ("_box", "_closed", "_stream_id", "tally")
 
     def __init__(self, box: SessionOutbox, stream_id: int) -> None:
         self.tally = Tally()
         self._box = box
         self._stream_id = stream_id
+        self._closed = False
+
+    def close(self) -> None:
+        """Forget what has gathered, and what may still come until the request's task is gone: nobody wants it."""
+        box, stream_id = self._box, self._stream_id
+        self._closed = True
+        box._routes = [one for one in box._routes if one.stream_id != stream_id]
+        box._columns.drop(stream_id)
+        box._finished = [one for one in box._finished if one.stream_id != stream_id]
 
     def route(self, chosen: RouteChosen) -> None:
+        if self._closed:
+            return
         self._box._routes.append(SessionRoute(stream_id=self._stream_id, route=chosen))
         self._box._bell.ring()
 
-    def delta(self, text: str, token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs] = ()) -> None:
-        self.tally.count(len(token_ids))
-        gathered = self._box._gathered.get(self._stream_id)
-        if gathered is None:
-            gathered = self._box._gathered[self._stream_id] = _Gathered()
-        gathered.add(text, token_ids, logprobs)
-        self._box._bell.ring()
+    def delta(self, text: str, token_ids: list[int], logprobs: Sequence[TokenLogprobs] = ()) -> None:
+        if self._closed:
+            return
+        tally = self.tally
+        if tally.first_at is None:
+            tally.first_at = time.monotonic()
+        tally.tokens += len(token_ids)
+        box = self._box
+        columns = box._columns
+        row = columns.rows.get(self._stream_id)
+        if row is None:
+            row = columns.rows[self._stream_id] = len(columns.texts)
+            columns.texts.append(text)
+            columns.token_ids.append(token_ids)
+            box._bell.ring()
+        else:
+            box.merges += 1
+            columns.merge(row, text, token_ids)
+        if logprobs:
+            columns.logprobs.setdefault(row, []).extend(logprobs)
 
     def finished(self, finished: Finished) -> None:
+        if self._closed:
+            return
+        self.tally.end()
         self._box._finished.append(SessionFinished(stream_id=self._stream_id, finished=finished))
         self._box._bell.ring()
 
 
-def rows_of(columns: DeltaColumns) -> list[tuple[int, str, list[int], Sequence[TokenLogprobs]]]:
+def rows_of(columns: DeltaColumns) -> Iterator[tuple[int, str, list[int], Sequence[TokenLogprobs]]]:
     """Split columns into rows of stream id, text, token ids and log-probabilities.
 
     Raises:
@@ -238,10 +299,9 @@ def rows_of(columns: DeltaColumns) -> list[tuple[int, str, list[int], Sequence[T
     ids, texts, counts, tokens = columns.stream_ids, columns.texts, columns.token_counts, list(columns.token_ids)
     if not len(ids) == len(texts) == len(counts) or sum(counts) != len(tokens):
         raise ValueError("columns of different lengths")
-    logprobs = {row.row: row.tokens for row in columns.logprobs} if columns.logprobs else {}
-    rows: list[tuple[int, str, list[int], Sequence[TokenLogprobs]]] = []
-    start = 0
-    for at, (stream_id, text, count) in enumerate(zip(ids, texts, counts, strict=True)):
-        rows.append((stream_id, text, tokens[start : start + count], logprobs.get(at, ())))
-        start += count
-    return rows
+    if len(tokens) == len(ids) and max(counts, default=1) == 1 and not columns.logprobs:  # the usual step of an engine
+        return zip(ids, texts, ([token] for token in tokens), repeat(()))
+    ends = list(accumulate(counts))
+    slices = (tokens[end - count : end] for end, count in zip(ends, counts, strict=True))
+    logprobs = {row.row: row.tokens for row in columns.logprobs}
+    return zip(ids, texts, slices, (logprobs.get(at, ()) for at in range(len(ids))), strict=True)

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Coroutine
 from typing import Any
 
+log = logging.getLogger(__name__)
+
 STOPPED, FAILED, MISCONFIGURED = 0, 1, 2  # exit codes
 _PR_SET_PDEATHSIG = 1
 
@@ -35,20 +37,27 @@ def run(main: Coroutine[Any, Any, int]) -> int:
     try:
         import uvloop
     except ImportError:
+        log.info("the event loop is asyncio's own; uvloop is not installed")
         return asyncio.run(main)
+    log.info("the event loop is uvloop %s", uvloop.__version__)
     return uvloop.run(main)
 
 
-def begin(level: str | None = None) -> None:
+def begin(level: str | None = None, *, who: str = "") -> None:
     """Set up a service process: its log on standard error, and its end with that of the process that started it.
 
     `EXPERTMESH_PARENT` names that process; when it is gone the service gets SIGTERM, so that nothing is left behind
     even by a parent that was killed. `EXPERTMESH_LOG` is the log's level, INFO by default.
+
+    Args:
+        who: stands in every line of the log; where several processes write to one.
     """
+    said = f"{who}: %(message)s" if who else "%(message)s"
     logging.basicConfig(
         level=level or os.environ.get("EXPERTMESH_LOG", "INFO").upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        format=f"%(asctime)s %(levelname)s %(name)s: {said}",
         stream=sys.stderr,
+        force=bool(who),  # a fork has its parent's log set up already
     )
     parent = os.environ.get("EXPERTMESH_PARENT", "")
     if parent.isdecimal() and sys.platform == "linux":

@@ -76,6 +76,7 @@ async def serving(
     try:
         port = server.add_secure_port(address, tls.credentials()) if tls else server.add_insecure_port(address)
     except RuntimeError as error:
+        await server.stop(None)
         raise PortTaken(f"cannot listen on {address}: {error}") from None
     await server.start()
     for name in ("", *names):

@@ -2,11 +2,12 @@
 
 import asyncio
 import logging
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import grpc
 
-from expertmesh.v1.generation_pb2 import GenerateRequest
+from expertmesh.v1.generation_pb2 import Finished, GenerateRequest
 from expertmesh.v1.inference_pb2 import SessionRequest, SessionResponse, SessionStart
 from expertmesh.v1.inference_pb2_grpc import InferenceServiceStub
 from mesh_wire.deadlines import Deadline, duration
@@ -15,6 +16,16 @@ from mesh_wire.outlets import Outlet, rows_of
 from mesh_wire.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
+
+
+class Relay(Protocol):
+    """Stands between an answer and its outlet, at the two ends of the answer only: tokens do not pass it."""
+
+    def begin(self) -> None:
+        """The first event is there."""
+
+    def end(self, finished: Finished) -> None:
+        """The last event is there, and may be changed."""
 
 
 class SessionCaller:
@@ -28,19 +39,45 @@ class SessionCaller:
         self._stub = InferenceServiceStub(channel)
         self._telemetry = telemetry
         self._session: _OpenSession | None = None
+        self._retired: list[_OpenSession] = []
+        self.closed = False
 
-    async def ask(self, request: GenerateRequest, outlet: Outlet, deadline: Deadline, caller: str = "") -> None:
+    async def ask(
+        self,
+        request: GenerateRequest,
+        outlet: Outlet,
+        deadline: Deadline,
+        caller: str = "",
+        relay: Relay | None = None,
+        *,
+        trace: Mapping[str, str] | None = None,
+    ) -> None:
         """Have one request answered into `outlet`. Cancelling the call cancels the request there.
 
+        Args:
+            relay: is told of the first event and of the last, before the outlet gets them.
+            trace: W3C trace context, by header; None means the current span's.
+
         Raises:
-            MeshError: as the server ended the request; UNAVAILABLE EXPERT_LOST when the session broke.
+            MeshError: as the server ended the request; UNAVAILABLE EXPERT_LOST when the session broke, with what broke
+                it, where that is known, as the cause.
         """
         if self._session is None or self._session.broken:
             self._session = _OpenSession(self._stub)
-        await self._session.ask(request, outlet, deadline, caller, self._telemetry.carry())
+        carried = self._telemetry.carry() if trace is None else trace
+        await self._session.ask(request, outlet, deadline, caller, carried, relay)
+
+    def renew(self) -> None:
+        """Open another session for the next request. Those under way stay in theirs, which the server ends."""
+        if self._session is not None:
+            self._retired = [one for one in (*self._retired, self._session) if not one.broken]
+            self._session = None
 
     async def close(self) -> None:
         """End the session and with it every request in it."""
+        self.closed = True
+        for session in self._retired:
+            await session.close()
         if self._session is not None:
             await self._session.close()
 
@@ -48,11 +85,27 @@ class SessionCaller:
 class _Asking:
     """A request that is under way."""
 
-    __slots__ = ("done", "outlet")
+    __slots__ = ("begun", "delta", "done", "outlet", "relay")
 
-    def __init__(self, outlet: Outlet, done: asyncio.Future[None]) -> None:
+    def __init__(self, outlet: Outlet, done: asyncio.Future[None], relay: Relay | None) -> None:
         self.outlet = outlet
+        self.delta = outlet.delta  # bound once: it is called for every token
         self.done = done
+        self.relay = relay
+        self.begun = relay is None  # whether the relay knows
+
+    def begin(self) -> None:
+        self.begun = True
+        if self.relay is not None:
+            self.relay.begin()
+
+    def finish(self, finished: Finished) -> None:
+        if not self.begun:
+            self.begin()
+        if self.relay is not None:
+            self.relay.end(finished)
+        self.outlet.finished(finished)
+        _resolve(self.done)
 
 
 class _OpenSession:
@@ -67,7 +120,13 @@ class _OpenSession:
         self._tasks = [asyncio.create_task(self._write()), asyncio.create_task(self._read())]
 
     async def ask(
-        self, request: GenerateRequest, outlet: Outlet, deadline: Deadline, caller: str, trace: dict[str, str]
+        self,
+        request: GenerateRequest,
+        outlet: Outlet,
+        deadline: Deadline,
+        caller: str,
+        trace: Mapping[str, str],
+        relay: Relay | None,
     ) -> None:
         self._last_id = stream_id = self._last_id + 1
         left_s = deadline.left_s()
@@ -79,7 +138,7 @@ class _OpenSession:
             tracestate=trace.get("tracestate", ""),
             caller=caller,
         )
-        asking = self._asking[stream_id] = _Asking(outlet, asyncio.get_running_loop().create_future())
+        asking = self._asking[stream_id] = _Asking(outlet, asyncio.get_running_loop().create_future(), relay)
         self._starts.append(start)
         self._wanted.set()
         try:
@@ -115,9 +174,10 @@ class _OpenSession:
             self._break(Unavailable("the expert ended the session", reason="EXPERT_LOST"))
         except grpc.RpcError as error:
             told = error_of_call(error)
-            self._break(Unavailable(f"the connection broke: {told.message}", reason="EXPERT_LOST"))
-        except ValueError as error:
-            self._break(Unavailable(f"the expert sent nonsense: {error}", reason="EXPERT_LOST"))
+            self._break(Unavailable(f"the connection broke: {told.message}", reason="EXPERT_LOST"), told)
+        except Exception as error:  # whatever it is, nobody may wait for a session that is no longer read
+            log.exception("a session's answers could not be read")
+            self._break(Unavailable(f"the expert sent nonsense: {type(error).__name__}", reason="EXPERT_LOST"))
         finally:
             self._call.cancel()
             self._tasks[0].cancel()
@@ -125,26 +185,29 @@ class _OpenSession:
     def _hand_out(self, message: SessionResponse) -> None:
         asking = self._asking
         for routed in message.routes:
-            if (one := asking.get(routed.stream_id)) is not None:
-                one.outlet.route(routed.route)
+            if (one := asking.get(routed.stream_id)) is not None and one.relay is None:
+                one.outlet.route(routed.route)  # with a relay, the choice of a router behind us stays its own affair
         if message.HasField("deltas"):
             for stream_id, text, token_ids, logprobs in rows_of(message.deltas):
-                if (one := asking.get(stream_id)) is not None:
-                    one.outlet.delta(text, token_ids, logprobs)
+                one = asking.get(stream_id)
+                if one is not None:
+                    if not one.begun:
+                        one.begin()
+                    one.delta(text, token_ids, logprobs)
         for ended in message.finished:
             if (one := asking.pop(ended.stream_id, None)) is not None:
-                one.outlet.finished(ended.finished)
-                _resolve(one.done)
+                one.finish(ended.finished)
         for failed in message.failed:
             if (one := asking.pop(failed.stream_id, None)) is not None:
                 _resolve(one.done, error_of(failed.status))
 
-    def _break(self, error: MeshError) -> None:
+    def _break(self, error: MeshError, cause: MeshError | None = None) -> None:
         """End every request of this session, each told how many tokens it had."""
         self.broken = True
         asking, self._asking = self._asking, {}
         for one in asking.values():
             told = Unavailable(error.message, reason=error.reason, tokens_sent=str(one.outlet.tally.tokens))
+            told.__cause__ = cause
             _resolve(one.done, told)
 
 

@@ -40,6 +40,7 @@ class Instruments:
     refused: metrics.Counter
     decisions: metrics.Counter
     classify_duration: metrics.Histogram
+    merged: metrics.Counter
 
 
 class Telemetry:
@@ -66,6 +67,9 @@ class Telemetry:
             ),
             decisions=meter.create_counter(
                 "expertmesh.route.decisions", unit="{request}", description="Routes, by expert and reason"
+            ),
+            merged=meter.create_counter(
+                "expertmesh.deltas.merged", unit="{delta}", description="Deltas that left with another of their answer"
             ),
             classify_duration=_histogram(
                 meter, "expertmesh.route.classify.duration", "Time from text to scores", CLASSIFY_BOUNDS

@@ -1,7 +1,7 @@
 """How a router answers: let in, classify, select, and have the chosen replica answer into the caller's outlet."""
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
 from opentelemetry.trace import SpanKind
 
@@ -12,14 +12,13 @@ from expertmesh.v1.generation_pb2 import (
     RouteChosen,
     RouteReason,
     StageTimings,
-    TokenLogprobs,
 )
 from mesh_wire import inference
 from mesh_wire.admission import Admission
 from mesh_wire.deadlines import duration, seconds
 from mesh_wire.errors import Busy, MeshError, Unavailable
 from mesh_wire.inference import Asked
-from mesh_wire.outlets import Outlet, Tally
+from mesh_wire.outlets import Outlet
 from mesh_wire.telemetry import Telemetry
 from router_svc.classification import Classifier, text_of
 from router_svc.fleet import Fleet
@@ -70,18 +69,23 @@ class RouterAnswers:
         pinned = request.expert
         scores = await self._classify(request, timings)
         excluded: set[str] = set()
+        failure: MeshError | None = None
         for attempt in range(1, ATTEMPTS + 1):
-            decision = self._select(pinned, scores, timings, excluded)
+            try:
+                decision = self._select(pinned, scores, timings, excluded)
+            except Unavailable as nobody:  # else: what the first replica said tells more than that it was the only one
+                raise failure or nobody from None
             chosen = self._chosen(decision, scores, attempt)
             asked.span.set_attributes(_attributes(chosen))
             request.expert = decision.expert
             relay = _Relay(outlet, chosen, timings)
             try:
-                await self._ask(decision, request, asked, relay)
+                await self._ask(decision, request, asked, outlet, relay)
                 return
             except MeshError as error:
                 if attempt == ATTEMPTS or relay.begun or not self._worth_another(error, decision, excluded):
                     raise
+                failure = error
 
     def _worth_another(self, error: MeshError, decision: Decision, excluded: set[str]) -> bool:
         """Whether somebody else may do better; if so, the replica that failed is out for this request.
@@ -148,7 +152,9 @@ class RouterAnswers:
             attempt=attempt,
         )
 
-    async def _ask(self, decision: Decision, request: GenerateRequest, asked: Asked, relay: "_Relay") -> None:
+    async def _ask(
+        self, decision: Decision, request: GenerateRequest, asked: Asked, outlet: Outlet, relay: "_Relay"
+    ) -> None:
         endpoint = decision.chosen.endpoint
         host, _, port = endpoint.rpartition(":")
         with self._telemetry.span(
@@ -163,7 +169,7 @@ class RouterAnswers:
                 "expertmesh.replica": decision.chosen.replica,
             },
         ) as span:
-            await self._fleet.replica(endpoint).ask(request, relay, asked.deadline, asked.caller)
+            await self._fleet.replica(endpoint).ask(request, outlet, asked.deadline, asked.caller, relay)
             span.set_attribute("rpc.response.status_code", "OK")
         if (ended := relay.ended) is not None:
             asked.span.set_attributes(
@@ -175,7 +181,7 @@ class RouterAnswers:
 
 
 class _Relay:
-    """Hands an expert's events to the caller's outlet: the route before the first, the stage timings in the last."""
+    """What a router adds to an answer: the route before its first event, its own stages in its last."""
 
     def __init__(self, outlet: Outlet, chosen: RouteChosen, timings: StageTimings) -> None:
         self.begun = False
@@ -186,33 +192,18 @@ class _Relay:
         self._sent_at = time.monotonic()
         self._first_at = self._sent_at
 
-    @property
-    def tally(self) -> Tally:
-        return self._outlet.tally
+    def begin(self) -> None:
+        self.begun = True
+        self._first_at = time.monotonic()
+        self._outlet.route(self._chosen)
 
-    def route(self, chosen: RouteChosen) -> None:
-        """The expert is a router itself; its choice stays its own affair."""
-
-    def delta(self, text: str, token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs] = ()) -> None:
-        if not self.begun:
-            self._begin()
-        self._outlet.delta(text, token_ids, logprobs)
-
-    def finished(self, finished: Finished) -> None:
-        if not self.begun:
-            self._begin()
+    def end(self, finished: Finished) -> None:
         timings = finished.timings
         at_expert_s = seconds(timings.queue) + seconds(timings.prefill)
         forward_s = max(0.0, self._first_at - self._sent_at - at_expert_s)
         timings.MergeFrom(self._timings)
         timings.forward.CopyFrom(duration(forward_s))
         self.ended = finished
-        self._outlet.finished(finished)
-
-    def _begin(self) -> None:
-        self.begun = True
-        self._first_at = time.monotonic()
-        self._outlet.route(self._chosen)
 
 
 def ranked(scores: dict[str, float]) -> list[ExpertScore]:

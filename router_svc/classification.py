@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from expertmesh.v1.generation_pb2 import GenerateRequest, Role
 from router_svc.strategy import Strategy
 
-
 READ_CHARACTERS = 8192  # of each end of a text
 
 

@@ -71,8 +71,8 @@ class Fleet:
         host, _, port = target.removeprefix(DNS).rpartition(":")
         try:
             answers = await asyncio.get_running_loop().getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
-        except OSError as error:
-            self._unresolved[target] = error.strerror or str(error)
+        except (OSError, UnicodeError) as error:  # UnicodeError: no possible name, such as one with two dots in a row
+            self._unresolved[target] = getattr(error, "strerror", None) or str(error)
             return
         self._unresolved.pop(target, None)
         addresses = {str(place[0]) for *_, place in answers}

@@ -13,7 +13,7 @@ from mesh_wire import inference
 from mesh_wire.deadlines import Deadline
 from mesh_wire.errors import error_of_call
 from mesh_wire.outlets import Outlet
-from mesh_wire.session_caller import SessionCaller
+from mesh_wire.session_caller import Relay, SessionCaller
 from mesh_wire.telemetry import Telemetry
 from router_svc.selection import Candidate
 
@@ -35,6 +35,7 @@ class Replica:
         self.idle = asyncio.Event()  # set while nothing is under way there
         self.idle.set()
         self.looked = asyncio.Event()  # set once it has been tried
+        self._served = False  # since the last pause
         self._channel = channel
         self._session = SessionCaller(channel, telemetry)
 
@@ -51,12 +52,14 @@ class Replica:
             max_running=self.description.max_running or 1,
         )
 
-    async def ask(self, request: GenerateRequest, outlet: Outlet, deadline: Deadline, caller: str) -> None:
+    async def ask(
+        self, request: GenerateRequest, outlet: Outlet, deadline: Deadline, caller: str, relay: Relay
+    ) -> None:
         """Have a request answered here; see `SessionCaller.ask`."""
         self.outstanding += 1
         self.idle.clear()
         try:
-            await self._session.ask(request, outlet, deadline, caller)
+            await self._session.ask(request, outlet, deadline, caller, relay)
         finally:
             self.outstanding -= 1
             if not self.outstanding:
@@ -72,8 +75,13 @@ class Replica:
                     self._in_trouble("it ended its load reports")
                 except grpc.RpcError as error:
                     self._in_trouble(str(error_of_call(error)))
-                pause_s = SHORTEST_PAUSE_S if self.outstanding else min(2 * pause_s, LONGEST_PAUSE_S)
+                except Exception as error:  # such as an answer that is no message: grpc hands out None for it
+                    log.exception("%s does not speak our language", self.endpoint)
+                    self._in_trouble(f"it speaks nonsense: {type(error).__name__}")
+                if self._served:
+                    pause_s, self._served = SHORTEST_PAUSE_S, False
                 await asyncio.sleep(pause_s)  # the one retry timer: a replica that is away must not be hammered
+                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
         finally:
             await self._session.close()
             await self._channel.close()
@@ -81,7 +89,10 @@ class Replica:
     async def _follow(self) -> None:
         """Follow the replica until one of its streams ends or breaks."""
         stub = ExpertServiceStub(self._channel)
-        self.description = await stub.Describe(DescribeRequest(), timeout=FIRST_WORD_S)
+        described = await stub.Describe(DescribeRequest(), timeout=FIRST_WORD_S)
+        if not described.replica:
+            raise ValueError("it does not name itself")
+        self.description = described
         following = [asyncio.create_task(self._follow_health()), asyncio.create_task(self._follow_load(stub))]
         try:
             done, _ = await asyncio.wait(following, return_when=asyncio.FIRST_COMPLETED)
@@ -90,7 +101,7 @@ class Replica:
         finally:
             for task in following:
                 task.cancel()
-            await asyncio.wait(following)
+            await asyncio.gather(*following, return_exceptions=True)  # the one that broke first has been told
 
     async def _follow_health(self) -> None:
         stub = health_pb2_grpc.HealthStub(self._channel)
@@ -103,7 +114,7 @@ class Replica:
                     if self.trouble:
                         names = ", ".join(expert.name for expert in self.description.experts)
                         log.info("%s at %s serves %s", self.description.replica, self.endpoint, names)
-                    self.trouble = ""
+                    self.trouble, self._served = "", True
                     self.looked.set()
                 else:
                     self._in_trouble("it says NOT_SERVING")

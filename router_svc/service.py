@@ -123,15 +123,15 @@ async def router_server(mesh: Mesh, telemetry: Telemetry) -> AsyncIterator[Servi
     """
     section = mesh.router
     policy = Policy(generalist=section.generalist, threshold=section.threshold)
-    strategy = open_strategy(
-        section.strategy,
-        artefact=section.artefact,
-        experts=_experts_of(mesh),
-        pinned=section.pinned,
-        seed=section.seed,
-    )
     async with open_fleet(mesh.targets, telemetry, section.expert_tls) as fleet:
         await fleet.looked()
+        strategy = open_strategy(
+            section.strategy,
+            artefact=section.artefact,
+            experts=_experts_of(mesh, fleet),
+            pinned=section.pinned,
+            seed=section.seed,
+        )
         admission = Admission(section.max_in_flight, reason="ROUTER_BUSY")
         answers = RouterAnswers(Classifier(strategy), fleet, policy, admission, telemetry)
         answering = InferenceServicer(answers, telemetry)
@@ -175,7 +175,10 @@ async def main(mesh: Mesh) -> int:
     return STOPPED
 
 
-def _experts_of(mesh: Mesh) -> list[str]:
-    """Return the experts that the file names, the generalist first: what the controls choose among."""
+def _experts_of(mesh: Mesh, fleet: Fleet) -> list[str]:
+    """Return what the controls choose among: the experts that the file names, or, where it has targets alone, those
+    found behind them."""
     named = [name for expert in mesh.experts for name in expert.serves]
-    return list(dict.fromkeys([mesh.router.generalist, *named]))
+    found = sorted(expert.name for replica in fleet.replicas for expert in replica.description.experts)
+    pinned = [mesh.router.pinned] if mesh.router.pinned else []
+    return list(dict.fromkeys([*(named or found or [mesh.router.generalist]), *pinned]))

@@ -1,9 +1,9 @@
 """The client for asyncio."""
 
 import json
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import grpc
 
@@ -11,11 +11,21 @@ from expertmesh.v1.generation_pb2 import GenerateRequest
 from expertmesh.v1.inference_pb2_grpc import InferenceServiceStub
 from expertmesh.v1.router_pb2 import ListExpertsRequest, ListExpertsResponse, RouteRequest, RouteResponse
 from expertmesh.v1.router_pb2_grpc import RouterServiceStub
-from expertmesh_client.answer import AsyncAnswer, Call
+from expertmesh_client.answer import AsyncAnswer
 from expertmesh_client.asking import Message, Wishes, request_of
 from expertmesh_client.call_span import CallSpan
+from expertmesh_client.calls import (
+    ATTEMPTS,
+    FIRST_PAUSE_S,
+    LONGEST_PAUSE_S,
+    PAUSE_GROWTH,
+    Call,
+    OwnCall,
+    SharedCall,
+)
 from mesh_wire.errors import error_of_call
 from mesh_wire.serving import open_channel
+from mesh_wire.session_caller import SessionCaller
 from mesh_wire.telemetry import Telemetry
 from mesh_wire.tls import ClientTls
 
@@ -36,16 +46,17 @@ SERVICE_CONFIG = json.dumps(
                     {"service": ROUTER, "method": "ListExperts"},
                 ],
                 "retryPolicy": {
-                    "maxAttempts": 3,
-                    "initialBackoff": "0.1s",
-                    "maxBackoff": "1s",
-                    "backoffMultiplier": 2,
+                    "maxAttempts": ATTEMPTS,
+                    "initialBackoff": f"{FIRST_PAUSE_S}s",
+                    "maxBackoff": f"{LONGEST_PAUSE_S}s",
+                    "backoffMultiplier": PAUSE_GROWTH,
                     "retryableStatusCodes": ["UNAVAILABLE"],
                 },
             }
         ],
     }
 )
+Over = Literal["session", "generate"]
 Response = TypeVar("Response")
 
 
@@ -57,6 +68,8 @@ class AsyncClient:
         tls: None means plain text.
         timeout_s: time for each call that is given none of its own; None means no limit.
         telemetry: records a span per call and sends its context along; None records nothing.
+        over: how answers come: all through one long-lived `Session`, the cheapest, or each through a `Generate` call
+            of its own, which may spread over several servers behind one name. The behaviour is the same.
     """
 
     def __init__(
@@ -66,16 +79,20 @@ class AsyncClient:
         tls: ClientTls | None = None,
         timeout_s: float | None = None,
         telemetry: Telemetry | None = None,
+        over: Over = "session",
     ) -> None:
         self.target = target
+        self._over = over
         self._timeout_s = timeout_s
         self._telemetry = telemetry or Telemetry.off()
         self._channel = open_channel(target, tls, service_config=SERVICE_CONFIG)
         self._inference = InferenceServiceStub(self._channel)
+        self._sessions = SessionCaller(self._channel, self._telemetry)
         self._router = RouterServiceStub(self._channel)
 
     async def close(self) -> None:
         """Close the connection; calls under way are cancelled."""
+        await self._sessions.close()
         await self._channel.close()
 
     async def __aenter__(self) -> Self:
@@ -114,9 +131,10 @@ class AsyncClient:
             request_id=request_id,
         )
 
-        def begin(headers: Sequence[tuple[str, str]]) -> Call:
-            call: Call = self._inference.Generate(request, timeout=self._time(timeout_s), metadata=headers)
-            return call
+        def begin(span: CallSpan) -> Call:
+            if self._over == "session":
+                return SharedCall(self._sessions, request, self._time(timeout_s), dict(span.headers))
+            return OwnCall(self._inference.Generate(request, timeout=self._time(timeout_s), metadata=span.headers))
 
         return AsyncAnswer(begin, lambda: self._span(INFERENCE, "Generate", **_generation(request)))
 

@@ -1,7 +1,7 @@
 """An answer as it arrives."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from types import TracebackType
 from typing import Self
@@ -10,10 +10,10 @@ import grpc
 
 from expertmesh.v1.generation_pb2 import Delta, Finished, GenerateResponse, RouteChosen
 from expertmesh_client.call_span import CallSpan
-from mesh_wire.errors import Foreign, MeshError, error_of_call
+from expertmesh_client.calls import Call
+from mesh_wire.errors import Foreign, MeshError
 
 Event = RouteChosen | Delta | Finished
-Call = grpc.aio.UnaryStreamCall[object, GenerateResponse]
 
 
 class AsyncAnswer:
@@ -28,7 +28,7 @@ class AsyncAnswer:
         finished: the end of the answer; None until it is there.
     """
 
-    def __init__(self, begin: Callable[[Sequence[tuple[str, str]]], Call], new_span: Callable[[], CallSpan]) -> None:
+    def __init__(self, begin: Callable[[CallSpan], Call], new_span: Callable[[], CallSpan]) -> None:
         self.route: RouteChosen | None = None
         self.finished: Finished | None = None
         self._begin = begin
@@ -61,18 +61,16 @@ class AsyncAnswer:
         if self._call is not None:
             raise RuntimeError("an answer is iterated once; `text` has what came")
         span = self._span = self._new_span()
-        call = self._call = self._begin(span.headers)
+        call = self._call = self._begin(span)
         left: BaseException | None = None
         waiting = True  # for the call, rather than for our reader
         try:
-            async for response in call:
-                if (event := self._note(response, span)) is not None:
-                    waiting = False
-                    yield event
-                    waiting = True
-        except grpc.RpcError as error:
-            left = error_of_call(error)
-            raise left from None
+            async with aclosing(call.responses()) as responses:
+                async for response in responses:
+                    if (event := self._note(response, span)) is not None:
+                        waiting = False
+                        yield event
+                        waiting = True
         except BaseException as error:  # the loop was left, or the task was cancelled
             left = error
             if waiting and self._closed and isinstance(error, asyncio.CancelledError):  # no: the call was, by `close`

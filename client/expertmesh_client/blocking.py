@@ -6,7 +6,8 @@ their spans and errors exist once, and requests that share one stream need that 
 
 import asyncio
 from collections.abc import AsyncGenerator, Generator, Iterable, Iterator
-from contextlib import aclosing
+from concurrent.futures import CancelledError
+from contextlib import aclosing, suppress
 from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Self
@@ -15,7 +16,7 @@ import grpc
 
 from expertmesh.v1.generation_pb2 import Delta, Finished, RouteChosen
 from expertmesh.v1.router_pb2 import ListExpertsResponse, RouteResponse
-from expertmesh_client.aio import DEFAULT_TARGET, AsyncClient
+from expertmesh_client.aio import DEFAULT_TARGET, AsyncClient, Over
 from expertmesh_client.answer import AsyncAnswer, Event
 from expertmesh_client.asking import Message, Wishes
 from expertmesh_client.loop_thread import LoopThread
@@ -86,7 +87,8 @@ class Answer:
     def close(self) -> None:
         """End the call, wherever it stands. Harmless after its end."""
         if self._loop.alive:
-            self._loop.run(self._answer.close())
+            with suppress(CancelledError):  # another thread closes the client, which ends all calls
+                self._loop.run(self._answer.close())
 
     def __enter__(self) -> Self:
         return self
@@ -107,11 +109,14 @@ class Client:
         tls: ClientTls | None = None,
         timeout_s: float | None = None,
         telemetry: Telemetry | None = None,
+        over: Over = "session",
     ) -> None:
         self.target = target
         self._loop = LoopThread()
         try:
-            self._client = self._loop.run(_opened(target, tls, timeout_s, telemetry))
+            self._client = self._loop.run(
+                _opened(target, tls=tls, timeout_s=timeout_s, telemetry=telemetry, over=over)
+            )
         except BaseException:
             self._loop.end()
             raise
@@ -183,10 +188,9 @@ class Client:
         return self._loop.run(self._client.experts(timeout_s=timeout_s))
 
 
-async def _opened(*arguments: Any) -> AsyncClient:
+async def _opened(target: str, **options: Any) -> AsyncClient:
     """Open the client on its own loop, to which its channel belongs."""
-    target, tls, timeout_s, telemetry = arguments
-    return AsyncClient(target, tls=tls, timeout_s=timeout_s, telemetry=telemetry)
+    return AsyncClient(target, **options)
 
 
 async def _pump(events: AsyncGenerator[Event, None], inbox: "SimpleQueue[Event | BaseException | None]") -> None:

@@ -14,12 +14,13 @@ class LoopThread:
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
+        self._ending = False
         self._thread = threading.Thread(target=self._loop.run_forever, name="expertmesh-client", daemon=True)
         self._thread.start()
 
     @property
     def alive(self) -> bool:
-        return not self._loop.is_closed()
+        return not self._ending
 
     def start(self, work: Coroutine[Any, Any, Result]) -> "Future[Result]":
         """Run `work` there."""
@@ -38,7 +39,8 @@ class LoopThread:
             raise
 
     def end(self) -> None:
-        self.run(_cancel_others())
+        self._ending = True
+        asyncio.run_coroutine_threadsafe(_cancel_others(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.run_until_complete(self._loop.shutdown_asyncgens())

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 
 from expert_svc.engine import Chunk, Ended, EngineDied, Milestones
 from expert_svc.load_board import LoadBoard
@@ -76,24 +76,25 @@ class ByHand(FakeEngine):
 
     def say(self, text: str = "word ", to: str | None = None) -> None:
         """Give one token to the request of that id, or to all."""
-        self._post(Chunk(text, [7]), to)
+        self._post(lambda: Chunk(text, [7]), to)
 
     def finish(self, to: str | None = None) -> None:
         """Let the request of that id, or all, end well."""
-        self._post(ended(), to)
+        self._post(ended, to)
 
     def fail(self, error: Exception, to: str | None = None) -> None:
         """Let the request of that id, or all, fail."""
-        self._post(error, to)
+        self._post(lambda: error, to)
 
     def die(self, why: str = "it was shot") -> None:
         super().die(why)
         self.fail(EngineDied(why))
 
-    def _post(self, piece: Chunk | Ended | Exception, to: str | None) -> None:
+    def _post(self, piece: Callable[[], Chunk | Ended | Exception], to: str | None) -> None:
+        """Give each its own piece: whoever takes a chunk may keep its list of tokens."""
         for request_id, mail in self._mail.items():
             if to in (None, request_id):
-                mail.put_nowait(piece)
+                mail.put_nowait(piece())
 
 
 class Firehose(FakeEngine):

@@ -135,8 +135,8 @@ async def running_router(
     expert = ExpertSection(name="named", serves=named or {"nobody": None}, listen=ANYWHERE, simulated=Simulation())
     mesh = Mesh(router=RouterSection(**fields), experts=(expert,) if named else ())
     async with AsyncExitStack() as life:
-        given = {} if isinstance(strategy, str) else {"open_strategy": lambda *_, **__: strategy}
-        with patch.multiple("router_svc.service", **given) if given else nullcontext():
+        given = not isinstance(strategy, str)
+        with patch("router_svc.service.open_strategy", lambda *_, **__: strategy) if given else nullcontext():
             server = await life.enter_async_context(router_server(mesh, telemetry or Telemetry.off()))
         channel = await life.enter_async_context(open_channel(f"127.0.0.1:{server.port}"))
         yield RunningRouter(
@@ -150,7 +150,7 @@ async def running_router(
 
 @asynccontextmanager
 async def running_mesh(
-    experts: Mapping[str, Engine | Iterable[str]] | None = None,
+    experts: Mapping[str, Any] | None = None,
     *,
     strategy: str | Strategy = "round_robin",
     telemetry: Telemetry | None = None,

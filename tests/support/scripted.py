@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,15 @@ from expertmesh.v1.generation_pb2 import (
     StageTimings,
     Usage,
 )
+from expertmesh.v1.inference_pb2 import (
+    DeltaColumns,
+    SessionFailed,
+    SessionFinished,
+    SessionRequest,
+    SessionResponse,
+    SessionRoute,
+    SessionStart,
+)
 from expertmesh.v1.router_pb2 import (
     Expert,
     ListExpertsRequest,
@@ -32,8 +41,8 @@ from expertmesh.v1.router_pb2 import (
     RouteResponse,
     Unreachable,
 )
-from mesh_wire.deadlines import duration
-from mesh_wire.errors import MeshError
+from mesh_wire.deadlines import duration, seconds
+from mesh_wire.errors import MeshError, status_of
 from mesh_wire.serving import serving
 from mesh_wire.tls import ServerTls
 
@@ -92,6 +101,7 @@ class Scripted(inference_pb2_grpc.InferenceServiceServicer, router_pb2_grpc.Rout
     asked: list[GenerateRequest] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     time_left: float | None = None  # of the latest call
+    sessions: int = 0
     running: int = 0
     port: int = 0
 
@@ -102,7 +112,51 @@ class Scripted(inference_pb2_grpc.InferenceServiceServicer, router_pb2_grpc.Rout
     async def Generate(
         self, request: GenerateRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncGenerator[GenerateResponse, None]:
-        self._note(request, context)
+        self._note(request, _headers(context), context.time_remaining())
+        async with aclosing(self._answer()) as answer:
+            async for response in answer:
+                yield response
+
+    async def Session(
+        self, requests: AsyncIterator[SessionRequest], context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncGenerator[SessionResponse, None]:
+        self.sessions += 1
+        outbox: asyncio.Queue[SessionResponse] = asyncio.Queue()
+        reading = asyncio.create_task(self._read(requests, outbox))
+        try:
+            while True:
+                yield await outbox.get()
+        finally:
+            reading.cancel()
+            await asyncio.wait((reading,))
+
+    async def _read(self, requests: AsyncIterator[SessionRequest], outbox: asyncio.Queue[SessionResponse]) -> None:
+        under_way: dict[int, asyncio.Task[None]] = {}
+        try:
+            async for message in requests:
+                for start in message.starts:
+                    under_way[start.stream_id] = asyncio.create_task(self._answer_start(start, outbox))
+                for stream_id in message.cancels:
+                    under_way[stream_id].cancel()
+        finally:
+            for task in under_way.values():
+                task.cancel()
+            await asyncio.gather(*under_way.values(), return_exceptions=True)
+
+    async def _answer_start(self, start: SessionStart, outbox: asyncio.Queue[SessionResponse]) -> None:
+        """Answer one request of a session, one message for each event."""
+        at = start.stream_id
+        try:
+            headers = {"traceparent": start.traceparent} if start.traceparent else {}
+            self._note(start.request, headers, seconds(start.timeout) if start.HasField("timeout") else None)
+            async with aclosing(self._answer()) as answer:
+                async for response in answer:
+                    outbox.put_nowait(_in_session(at, response))
+        except MeshError as error:
+            failed = SessionFailed(stream_id=at, status=status_of(error))
+            outbox.put_nowait(SessionResponse(failed=[failed]))
+
+    async def _answer(self) -> AsyncGenerator[GenerateResponse, None]:
         self.running += 1
         try:
             if not self.as_expert:
@@ -118,7 +172,7 @@ class Scripted(inference_pb2_grpc.InferenceServiceServicer, router_pb2_grpc.Rout
             self.running -= 1
 
     async def Route(self, request: RouteRequest, context: grpc.aio.ServicerContext[Any, Any]) -> RouteResponse:
-        self._note(request.request, context)
+        self._note(request.request, _headers(context), context.time_remaining())
         return RouteResponse(
             route=ROUTE,
             endpoint="127.0.0.1:50061",
@@ -134,13 +188,30 @@ class Scripted(inference_pb2_grpc.InferenceServiceServicer, router_pb2_grpc.Rout
     ) -> ListExpertsResponse:
         return FLEET
 
-    def _note(self, request: GenerateRequest, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+    def _note(self, request: GenerateRequest, headers: dict[str, str], time_left: float | None) -> None:
         self.asked.append(request)
-        metadata = context.invocation_metadata() or ()
-        self.headers.append({key: value for key, value in metadata if isinstance(value, str)})
-        self.time_left = context.time_remaining()
+        self.headers.append(headers)
+        self.time_left = time_left
         if self.refusals:
             raise self.refusals.pop(0)
+
+
+def _headers(context: grpc.aio.ServicerContext[Any, Any]) -> dict[str, str]:
+    return {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+
+
+def _in_session(stream_id: int, response: GenerateResponse) -> SessionResponse:
+    match response.WhichOneof("event"):
+        case "route":
+            return SessionResponse(routes=[SessionRoute(stream_id=stream_id, route=response.route)])
+        case "delta":
+            new = response.delta
+            columns = DeltaColumns(stream_ids=[stream_id], texts=[new.text])
+            columns.token_counts.append(len(new.token_ids))
+            columns.token_ids.extend(new.token_ids)
+            return SessionResponse(deltas=columns)
+        case _:
+            return SessionResponse(finished=[SessionFinished(stream_id=stream_id, finished=response.finished)])
 
 
 @asynccontextmanager

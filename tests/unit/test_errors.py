@@ -35,7 +35,7 @@ from mesh_wire.errors import (
 
 ROOT = Path(__file__).parents[2]
 KINDS = [BadInput, NotFound, AlreadyExists, Unsupported, Busy, Unavailable, DeadlinePassed, Internal]
-REASONS = {name.removeprefix("ERROR_REASON_") for name in ErrorReason.keys()} - {"UNSPECIFIED"}
+REASONS = {name.removeprefix("ERROR_REASON_") for name in ErrorReason.keys()} - {"UNSPECIFIED"}  # noqa: SIM118  # no dict
 
 words = st.text(st.characters(exclude_categories=["Cs"]), max_size=80)
 facts = st.dictionaries(words.filter(lambda name: name != "field"), words, max_size=4)

@@ -93,8 +93,10 @@ async def test_the_tally_counts_tokens_and_not_messages() -> None:
 
     assert outlet.tally.tokens == 3
     assert outlet.tally.first_at == first is not None
-    assert outlet.tally.last_at is not None
-    assert outlet.tally.last_at >= first
+    assert outlet.tally.ended_at is None
+    outlet.finished(Finished())
+    assert outlet.tally.ended_at is not None
+    assert outlet.tally.ended_at >= first
 
 
 @given(st.lists(deltas, max_size=12), st.data())
@@ -104,7 +106,7 @@ async def test_concatenated_deltas_are_the_answer_however_it_is_read(
     outlet, got = StreamOutlet(), []
     messages = outlet.messages()
     for text, tokens in said:
-        outlet.delta(text, tokens, logprobs(tokens))
+        outlet.delta(text, list(tokens), logprobs(tokens))
         if data.draw(st.booleans()):
             got.append((await anext(messages)).delta)
     got += [message.delta for message in await drained(outlet)]
@@ -136,7 +138,7 @@ async def test_what_gathers_for_many_streams_is_one_message() -> None:
     [message] = await taken(box)
 
     assert [(each.stream_id, each.route) for each in message.routes] == [(1, ROUTE)]
-    assert rows_of(message.deltas) == [(1, "aaa", [0, 1, 2], ()), (2, "bbb", [10, 11, 12], ())]
+    assert list(rows_of(message.deltas)) == [(1, "aaa", [0, 1, 2], ()), (2, "bbb", [10, 11, 12], ())]
     assert [each.stream_id for each in message.finished] == [2]
     assert [each.stream_id for each in message.failed] == [3]
 
@@ -176,7 +178,7 @@ async def test_columns_carry_every_stream_whole_and_in_order(
     outlets, got = {number: box.outlet(number) for number in range(1, 5)}, []
     messages = box.messages()
     for number, (text, tokens), with_logprobs in said:
-        outlets[number].delta(text, tokens, logprobs(tokens) if with_logprobs else ())
+        outlets[number].delta(text, list(tokens), logprobs(tokens) if with_logprobs else ())
         if data.draw(st.booleans()):
             got.append(await anext(messages))
     got += await taken(box)

@@ -1,0 +1,153 @@
+"""One request from its arrival to its end: named, traced, measured and in time, whichever way it came."""
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from opentelemetry.context import Context
+from opentelemetry.trace import Span, SpanKind
+
+from expertmesh.v1.generation_pb2 import GenerateRequest
+from mesh_wire import validation
+from mesh_wire.deadlines import Deadline
+from mesh_wire.errors import AlreadyExists, DeadlinePassed, Internal, MeshError, Unavailable
+from mesh_wire.outlets import Outlet
+from mesh_wire.telemetry import Telemetry
+
+log = logging.getLogger(__name__)
+
+SERVICE = "expertmesh.v1.InferenceService"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is known of a request beside its content."""
+
+    deadline: Deadline
+    caller: str  # empty: not known
+    span: Span
+    began: float  # seconds of `time.monotonic` at which it arrived
+
+
+class Answers(Protocol):
+    """How a service answers."""
+
+    async def answer(self, request: GenerateRequest, asked: Asked, outlet: Outlet) -> None:
+        """Put the whole answer into `outlet`, `finished` last.
+
+        `request` is checked and named. Cancelled when the caller leaves; must then free all it holds.
+
+        Raises:
+            MeshError: the request ends with it.
+        """
+
+
+class Answering:
+    """Has requests answered, and knows which are under way."""
+
+    def __init__(self, answers: Answers, telemetry: Telemetry) -> None:
+        self.draining = False  # set: new requests are refused
+        self.ended = asyncio.Event()  # set whenever a request has
+        self._answers = answers
+        self._telemetry = telemetry
+        self._running: dict[str, asyncio.Task[Any] | None] = {}  # request id -> the task that answers it
+
+    @property
+    def running(self) -> int:
+        """Requests being answered."""
+        return len(self._running)
+
+    async def answer(
+        self, request: GenerateRequest, outlet: Outlet, deadline: Deadline, caller: str, parent: Context, method: str
+    ) -> None:
+        """Answer one request; every way that it can fail leaves here as a `MeshError`."""
+        began = time.monotonic()
+        request_id = request.request_id or uuid.uuid4().hex
+        instruments = self._telemetry.instruments
+        outcome = "CANCELLED"
+        instruments.in_flight.add(1)
+        try:
+            with self._telemetry.span(
+                f"{SERVICE}/{method}",
+                SpanKind.SERVER,
+                parent=parent,
+                attributes={
+                    "rpc.system.name": "grpc",
+                    "rpc.method": f"{SERVICE}/{method.removesuffix('/start')}",
+                    "gen_ai.operation.name": "chat",
+                },
+            ) as span:
+                arrived = time.monotonic()  # after the span's own start, which its stages must not precede
+                validation.check(request)
+                validation.check_name(caller, "caller")
+                self.refuse_if_draining()
+                span.set_attribute("expertmesh.request_id", request_id)
+                request.request_id = request_id
+                await self._in_time(request, Asked(deadline, caller, span, arrived), outlet)
+                span.set_attribute("rpc.response.status_code", "OK")
+            outcome = "OK"
+        except MeshError as error:
+            outcome = error.code.name
+            raise
+        except Exception:
+            outcome = "INTERNAL"
+            log.exception("request %s failed", request_id)
+            raise Internal("a fault of the server", reason="INTERNAL", request_id=request_id) from None
+        finally:
+            instruments.in_flight.add(-1)
+            self._measure(outlet, began, outcome)
+
+    def refuse_if_draining(self) -> None:
+        """Raises Unavailable DRAINING when it is so."""
+        if self.draining:
+            raise Unavailable("the server is shutting down", reason="DRAINING", tokens_sent="0")
+
+    @asynccontextmanager
+    async def _named(self, request_id: str) -> AsyncIterator[None]:
+        """Hold a request's name for as long as the block runs.
+
+        A caller that hangs up and asks again may overtake its own cancellation, so a holder that is on its way out is
+        waited for.
+        """
+        while request_id in self._running:
+            holder = self._running[request_id]
+            if holder is None or not holder.cancelling():
+                raise AlreadyExists(
+                    "a request of that id is being answered", reason="REQUEST_ID_IN_USE", field="request_id"
+                )
+            await asyncio.wait((holder,))
+        self._running[request_id] = asyncio.current_task()
+        try:
+            yield
+        finally:
+            del self._running[request_id]
+            self.ended.set()
+
+    async def _in_time(self, request: GenerateRequest, asked: Asked, outlet: Outlet) -> None:
+        """Answer within the deadline."""
+        left_s = asked.deadline.left_s()
+        if left_s is not None and left_s <= 0:
+            raise DeadlinePassed("the deadline had passed on arrival", reason="DEADLINE_PASSED", tokens_sent="0")
+        try:
+            async with asyncio.timeout(left_s) as limit, self._named(request.request_id):
+                await self._answers.answer(request, asked, outlet)
+        except TimeoutError:
+            if not limit.expired():  # somebody else's
+                raise
+            raise DeadlinePassed(
+                "the answer was not complete in time", reason="DEADLINE_PASSED", tokens_sent=str(outlet.tally.tokens)
+            ) from None
+
+    def _measure(self, outlet: Outlet, began: float, outcome: str) -> None:
+        tally, instruments = outlet.tally, self._telemetry.instruments
+        labels = {"gen_ai.operation.name": "chat", "rpc.response.status_code": outcome}
+        instruments.request_duration.record(time.monotonic() - began, labels)
+        if tally.first_at is not None and tally.ended_at is not None:
+            instruments.time_to_first_token.record(tally.first_at - began, labels)
+            if tally.tokens > 1:
+                instruments.time_per_output_token.record((tally.ended_at - tally.first_at) / (tally.tokens - 1), labels)
