@@ -14,7 +14,7 @@ class Chunk:
     """The new tokens of one request from one engine step."""
 
     text: str
-    token_ids: list[int]
+    token_ids: Sequence[int]
     logprobs: Sequence[TokenLogprobs] = ()
 
 

@@ -32,8 +32,8 @@ class Outlet(Protocol):
     def route(self, chosen: RouteChosen) -> None:
         """Take the route."""
 
-    def delta(self, text: str, token_ids: list[int], logprobs: Sequence[TokenLogprobs] = ()) -> None:
-        """Take more of the answer. The list of token ids is the outlet's from now on."""
+    def delta(self, text: str, token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs] = ()) -> None:
+        """Take more of the answer. The ids are not changed, and not copied before they leave."""
 
     def finished(self, finished: Finished) -> None:
         """Take the end."""
@@ -68,16 +68,19 @@ class _Bell:
 class _Gathered:
     """Text and tokens of one request that nobody has taken yet."""
 
-    __slots__ = ("logprobs", "texts", "token_ids")
+    __slots__ = ("_merged", "logprobs", "texts", "token_ids")
 
-    def __init__(self, text: str, token_ids: list[int], logprobs: Sequence[TokenLogprobs]) -> None:
+    def __init__(self, text: str, token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs]) -> None:
         self.texts = [text]
         self.token_ids = token_ids
+        self._merged: list[int] | None = None
         self.logprobs = list(logprobs) if logprobs else []
 
-    def merge(self, text: str, token_ids: list[int], logprobs: Sequence[TokenLogprobs]) -> None:
+    def merge(self, text: str, token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs]) -> None:
         self.texts.append(text)
-        self.token_ids.extend(token_ids)
+        if self._merged is None:
+            self._merged = self.token_ids = list(self.token_ids)  # the first was the giver's
+        self._merged.extend(token_ids)
         if logprobs:
             self.logprobs.extend(logprobs)
 
@@ -117,7 +120,7 @@ class StreamOutlet:
         self._route = chosen
         self._bell.ring()
 
-    def delta(self, text: str, token_ids: list[int], logprobs: Sequence[TokenLogprobs] = ()) -> None:
+    def delta(self, text: str, token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs] = ()) -> None:
         self.tally.count(len(token_ids))
         if self._gathered is None:
             self._gathered = _Gathered(text, token_ids, logprobs)
@@ -208,16 +211,18 @@ class _Columns:
     def __init__(self) -> None:
         self.rows: dict[int, int] = {}  # stream id -> row
         self.texts: list[str | list[str]] = []  # a list where deltas have merged
-        self.token_ids: list[list[int]] = []
+        self.token_ids: list[Sequence[int]] = []  # a list of our own where deltas have merged
         self.logprobs: dict[int, list[TokenLogprobs]] = {}  # row -> its own, where asked for
 
-    def merge(self, row: int, text: str, token_ids: list[int]) -> None:
-        before = self.texts[row]
-        if isinstance(before, str):
+    def merge(self, row: int, text: str, token_ids: Sequence[int]) -> None:
+        before, ids = self.texts[row], self.token_ids[row]
+        if isinstance(before, str):  # and the ids are the giver's
             self.texts[row] = [before, text]
+            self.token_ids[row] = [*ids, *token_ids]
         else:
+            assert isinstance(ids, list), "merged before"
             before.append(text)
-        self.token_ids[row].extend(token_ids)
+            ids.extend(token_ids)
 
     def drop(self, stream_id: int) -> None:
         """Take a stream's row out."""
@@ -261,7 +266,7 @@ class SessionOutlet:
         self._box._routes.append(SessionRoute(stream_id=self._stream_id, route=chosen))
         self._box._bell.ring()
 
-    def delta(self, text: str, token_ids: list[int], logprobs: Sequence[TokenLogprobs] = ()) -> None:
+    def delta(self, text: str, token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs] = ()) -> None:
         if self._closed:
             return
         tally = self.tally

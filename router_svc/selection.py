@@ -12,6 +12,7 @@ from mesh_wire.deadlines import seconds
 from mesh_wire.errors import NotFound, Unavailable
 
 UNMEASURED_STEP_S = 0.025  # the step time assumed of an engine that has made none yet
+NEAR = 1.5  # replicas whose expected wait is at most so many times the least are as good as the best
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +25,7 @@ class Candidate:
     serving: bool
     load: Load
     outstanding: int = 0  # requests that this router has under way there
+    untold: int = 0  # what this router's own share has grown by since the load was told; negative: shrunk
     max_running: int = 1  # sequences that its engine runs at once
 
 
@@ -57,6 +59,7 @@ def select(
     *,
     pinned: str = "",
     excluded: Collection[str] = (),
+    chance: float | None = None,
 ) -> Decision:
     """Choose a replica for one prompt.
 
@@ -65,13 +68,15 @@ def select(
       2. The best domain has no expert in the fleet, or none that is up: the generalist answers.
       3. The best score is below the threshold: the generalist answers.
       4. Otherwise the best expert answers.
-    Among an expert's replicas, the one with the least expected wait.
+    Where the generalist is wanted and is not up, the best expert that is up answers.
+    Among an expert's replicas, the one with the least expected wait, as `order` has it.
 
     Args:
         scores: probability of each domain; empty when the prompt could not be read. What no expert of the fleet
             serves counts as the generalist's.
         pinned: the expert that the caller named; empty if none.
         excluded: endpoints that failed this request already.
+        chance: a random number in [0, 1), where other routers may choose at the same moment; None: they do not.
 
     Raises:
         NotFound: nobody in the fleet serves the named expert.
@@ -88,12 +93,17 @@ def select(
                 expert=pinned,
                 known=", ".join(known),
             )
-        return _decide(pinned, scores, up, RouteReason.ROUTE_REASON_PINNED, "the caller named it")
+        return _decide(pinned, scores, up, chance, RouteReason.ROUTE_REASON_PINNED, "the caller named it")
     shares = fold(scores, {name for candidate in fleet for name in candidate.experts}, policy.generalist)
     best = max(shares, key=lambda name: (shares[name], name == policy.generalist, name), default="")
     if not best:
         return _decide(
-            policy.generalist, shares, up, RouteReason.ROUTE_REASON_UNSURE, "there is no text that a router can read"
+            policy.generalist,
+            shares,
+            up,
+            chance,
+            RouteReason.ROUTE_REASON_UNSURE,
+            "there is no text that a router can read",
         )
     likeliest = max(scores, key=lambda name: (scores[name], name))
     says = f"scored best with {shares[best]:.2f}"
@@ -105,8 +115,13 @@ def select(
         why = f"nobody serves {likeliest}, which scored best with {scores[likeliest]:.2f}"
         reason = RouteReason.ROUTE_REASON_UNSERVED
     else:
-        return _decide(best, shares, up, RouteReason.ROUTE_REASON_CONFIDENT, f"it {says}")
-    return _decide(policy.generalist, shares, up, reason, why)
+        return _decide(best, shares, up, chance, RouteReason.ROUTE_REASON_CONFIDENT, f"it {says}")
+    answering = policy.generalist
+    if not any(answering in candidate.experts for candidate in up):
+        able = {name for candidate in up for name in candidate.experts} & shares.keys()
+        answering = max(able, key=lambda name: (shares[name], name), default=policy.generalist)
+        reason, why = RouteReason.ROUTE_REASON_UNSERVED, f"{why}, and {policy.generalist} is down"
+    return _decide(answering, shares, up, chance, reason, why)
 
 
 def fold(scores: Mapping[str, float], served: Collection[str], generalist: str) -> dict[str, float]:
@@ -127,23 +142,49 @@ def expected_wait_s(candidate: Candidate) -> float:
     """Estimate the wait for a first token, in seconds.
 
     An engine with a free place starts in its next step; one that is full must first finish as many requests as wait.
-    A report may be older than what this router sent since, so the larger count is believed.
+    The engine's report counts everybody's requests, but may be older than what this router has begun and ended since,
+    which is therefore added. It may also have left before this router's last requests arrived: there are never fewer
+    than its own.
     """
     load = candidate.load
     step_s = seconds(load.step_time) if load.HasField("step_time") else UNMEASURED_STEP_S
-    held = max(load.running + load.waiting, candidate.outstanding)
+    held = max(load.running + load.waiting + candidate.untold, candidate.outstanding)
     crowding = held / max(1, candidate.max_running)
     queue = max(0, held - candidate.max_running)
     return step_s * (1 + crowding + queue)
 
 
+def order(candidates: Collection[Candidate], chance: float | None) -> list[Candidate]:
+    """Return replicas by their expected wait; where there is chance, the better of two near the best comes first.
+
+    Routers that see the same loads, a moment old, would all choose the same replica until they are told better. Two
+    choices spread them nearly as evenly as full knowledge would, and cost a router that is alone next to nothing.
+
+    Source:
+        Mitzenmacher, The power of two choices in randomized load balancing, 2001; with old information: How useful is
+        old information?, 2000.
+    """
+    waits = {each.endpoint: (expected_wait_s(each), each.outstanding, each.endpoint) for each in candidates}
+    rising = sorted(candidates, key=lambda each: waits[each.endpoint])
+    if chance is None or len(rising) < 2:
+        return rising
+    near = [each for each in rising if waits[each.endpoint][0] <= NEAR * waits[rising[0].endpoint][0]]
+    first, rest = divmod(chance * len(near), 1)
+    one = near.pop(int(first))
+    other = near[int(rest * len(near))] if near else one
+    best = other if waits[other.endpoint][:2] < waits[one.endpoint][:2] else one
+    return [best, *(each for each in rising if each is not best)]
+
+
 def _decide(
-    expert: str, scores: Mapping[str, float], up: Sequence[Candidate], reason: RouteReason, why: str
+    expert: str,
+    scores: Mapping[str, float],
+    up: Sequence[Candidate],
+    chance: float | None,
+    reason: RouteReason,
+    why: str,
 ) -> Decision:
-    able = sorted(
-        (candidate for candidate in up if expert in candidate.experts),
-        key=lambda candidate: (expected_wait_s(candidate), candidate.outstanding, candidate.endpoint),
-    )
+    able = order([candidate for candidate in up if expert in candidate.experts], chance)
     if not able:
         raise Unavailable(f"no replica of {expert} is up", reason="NO_EXPERT", expert=expert, tokens_sent="0")
     return Decision(expert=expert, score=scores.get(expert, 0.0), reason=reason, explanation=why, weighed=tuple(able))

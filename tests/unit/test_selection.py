@@ -223,3 +223,12 @@ def test_folding_loses_nothing_and_agrees_with_the_evaluation_s(
 
 def test_nothing_scored_folds_to_nothing() -> None:
     assert fold({}, ["math"], "general") == {}
+
+
+def test_the_best_expert_answers_where_the_generalist_is_wanted_and_down() -> None:
+    fleet = [replica("a", "general", serving=False), replica("b", "coding"), replica("c", "math")]
+
+    decision = select({"math": 0.3, "coding": 0.2, "law": 0.5}, fleet, POLICY)
+
+    assert (decision.expert, decision.reason) == ("math", UNSERVED)
+    assert "general is down" in decision.explanation
