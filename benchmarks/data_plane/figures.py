@@ -25,7 +25,7 @@ COLUMNS = (
     ("requests_per_s", "requests/s", 0),
     ("decisions_per_s", "decisions/s", 0),
     ("middle_cpu", "CPU %", 0),
-    ("first_token_p50_ms", "TTFT p50 ms", 2),
+    ("first_token_p50_ms", "answer p50 ms", 2),
     ("added_first_token_p50_ms", "+TTFT p50 ms", 2),
     ("added_first_token_p99_ms", "+TTFT p99 ms", 2),
     ("gap_p50_ms", "gap p50 ms", 0),

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,17 +54,23 @@ class Child:
         self.pid = self._process.pid
 
     def pause(self) -> None:
-        os.kill(self.pid, signal.SIGSTOP)
+        self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        os.kill(self.pid, signal.SIGCONT)
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, which: signal.Signals) -> None:
+        for pid in _tree(self.pid):
+            with suppress(ProcessLookupError):
+                os.kill(pid, which)
 
     @property
     def dead(self) -> bool:
         return self._process.poll() is not None
 
     def kill(self) -> None:
-        self._process.kill()
+        if not self.dead:
+            self._signal(_KILL)
         self._process.wait()
 
     async def listening(self, port: int, within_s: float = 30.0) -> None:

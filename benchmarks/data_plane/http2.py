@@ -10,7 +10,10 @@ import struct
 from collections import deque
 from typing import Any, cast
 
-from hpack import Decoder
+try:
+    from hpack import Decoder
+except ImportError:
+    raise SystemExit("error: this measurement needs the package hpack: pip install hpack") from None
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
@@ -21,7 +24,8 @@ CANCEL = 8
 WIDE = 2**31 - 1
 _HEAD = struct.Struct(">HBBBI")
 _PREFIX = struct.Struct(">BI")
-_REFILL = 2**24
+_REFILL = 32_768  # bytes read of a stream after which its sender may send as many more
+_REFILL_ALL = 2**24  # likewise of a connection
 
 
 def frame(kind: int, flags: int, stream_id: int, payload: bytes = b"") -> bytes:
@@ -105,7 +109,7 @@ class Connection(asyncio.Protocol):
         self.sending: dict[int, Sending] = {}
         self._decoder = Decoder()
         self._rest = b""
-        self._unrefilled = 0
+        self._read: dict[int, int] = {}  # bytes of each stream since its last refill; 0 is the connection
 
     def headers(self, stream_id: int, fields: dict[str, str], ended: bool) -> None: ...
 
@@ -128,7 +132,7 @@ class Connection(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
         if not self.preface_due:
             self.out.append(PREFACE)
-        self.out.append(frame(SETTINGS, 0, 0, struct.pack(">HI", INITIAL_WINDOW_SIZE, WIDE)))
+        self.out.append(frame(SETTINGS, 0, 0))  # the windows of streams stay at HTTP/2's 65,535 bytes, as in gRPC
         self.out.append(frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", WIDE - 65535)))
         self.flush()
 
@@ -157,19 +161,27 @@ class Connection(asyncio.Protocol):
             if over > size:
                 break
             payload = data[at + 9 : over]
-            at = over
+            at_head, at = at, over
             if kind == DATA:
                 if flags & PADDED:
                     payload = payload[1 : len(payload) - payload[0]]
-                self._unrefilled += len(payload)
+                self._count(stream_id, over - at_head - 9, flags)
                 self.data(stream_id, payload, bool(flags & END_STREAM))
             else:
                 self._control(kind, flags, stream_id, payload)
         self._rest = data[at:]
-        if self._unrefilled > _REFILL:
-            self.out.append(frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", self._unrefilled)))
-            self._unrefilled = 0
         self.flush()
+
+    def _count(self, stream_id: int, size: int, flags: int) -> None:
+        """Let the other end send more once so much has been read."""
+        for one, limit in ((stream_id, _REFILL), (0, _REFILL_ALL)):
+            total = self._read.get(one, 0) + size
+            if total >= limit:
+                self.out.append(frame(WINDOW_UPDATE, 0, one, total.to_bytes(4, "big")))
+                total = 0
+            self._read[one] = total
+        if flags & END_STREAM:
+            del self._read[stream_id]
 
     def _control(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:
         if kind == HEADERS:
@@ -177,9 +189,12 @@ class Connection(asyncio.Protocol):
             if flags & PADDED:
                 payload = payload[1 : len(payload) - payload[0]]
             fields: Any = self._decoder.decode(payload[5:] if flags & WITH_PRIORITY else payload)
+            if flags & END_STREAM:
+                self._read.pop(stream_id, None)
             self.headers(stream_id, dict(fields), bool(flags & END_STREAM))
         elif kind == RST_STREAM:
             self.sending.pop(stream_id, None)
+            self._read.pop(stream_id, None)
             self.reset(stream_id)
         elif kind == SETTINGS and not flags & ACK:
             self._settings(payload)

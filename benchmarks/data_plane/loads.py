@@ -77,16 +77,18 @@ class Timing:
     rounds: int
     window_s: float
     probe_s: float
-    settle_s: float = 0.4
 
     def ramp_s(self, load: Load) -> float:
         return max(0.1, load.streams / 1500)
+
+    def settle_s(self, load: Load) -> float:
+        return 0.4 + load.streams / 2000
 
     def cell_s(self, load: Load) -> float:
         """Return about how long one way takes under one load."""
         overhead_s = 0.5
         ramp_s, probe_s = self.ramp_s(load) if load.endless else 0.0, self.probe_s if load.steady else 0.0
-        return overhead_s + ramp_s + self.settle_s + self.window_s + probe_s
+        return overhead_s + ramp_s + self.settle_s(load) + self.window_s + probe_s
 
 
 FULL = Timing(rounds=3, window_s=2.4, probe_s=0.8)

@@ -162,7 +162,7 @@ class Bench:
             if not cell.unbegun or time.perf_counter() > ends:
                 break
             await asyncio.sleep(0.02)
-        await asyncio.sleep(self._timing.settle_s)
+        await asyncio.sleep(self._timing.settle_s(load))
         async with self._window(cell, middle):
             start, before, pieces = time.perf_counter(), *_arrived(readings)
             for one in readings:
@@ -214,7 +214,7 @@ class Bench:
                 ended.append(open_now.pop(place))
 
         workers = [asyncio.create_task(asking(place)) for place in range(load.streams)]
-        await asyncio.sleep(self._timing.settle_s)
+        await asyncio.sleep(self._timing.settle_s(load))
         async with self._window(cell, middle):
             requests, before, pieces = len(ended), *_arrived([*ended, *open_now.values()])
             await asyncio.sleep(self._timing.window_s)
