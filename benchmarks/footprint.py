@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from expertmesh_client.running import running_mesh
 
 from benchmarks.prompts import prompt
 from benchmarks.report import median, show
 from expertmesh.v1.generation_pb2 import GenerateRequest, Sampling
 from expertmesh.v1.inference_pb2_grpc import InferenceServiceStub
+from expertmesh_client.running import running_mesh
 from mesh_wire import mesh_file
 from mesh_wire.process import run
 from mesh_wire.serving import open_channel

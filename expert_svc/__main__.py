@@ -35,7 +35,7 @@ def command(
         if not sections:
             known = ", ".join(expert.name for expert in mesh.experts)
             raise mesh_file.Mistakes([f"--name: {config} has no expert process {name!r}; it has {known}"])
-        sys.exit(process.run(main(sections[0])))
+        sys.exit(process.run(main(sections[0], mesh.tickets)))
     except mesh_file.Mistakes as error:
         process.say_error(error)
         sys.exit(process.MISCONFIGURED)

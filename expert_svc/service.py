@@ -17,8 +17,10 @@ from mesh_wire.admission import Admission
 from mesh_wire.inference import InferenceServicer
 from mesh_wire.process import FAILED, STOPPED, say_error, terminated
 from mesh_wire.serving import Serving, serving
-from mesh_wire.settings import ExpertSection
+from mesh_wire.settings import ExpertSection, TicketSection
 from mesh_wire.telemetry import Telemetry, exporting
+from mesh_wire.ticket_keys import keys_of
+from mesh_wire.tickets import TicketGate
 
 log = logging.getLogger(__name__)
 
@@ -50,10 +52,17 @@ class ExpertServicer(expert_pb2_grpc.ExpertServiceServicer):
 
 
 @asynccontextmanager
-async def expert_server(engine: Engine, section: ExpertSection, telemetry: Telemetry) -> AsyncIterator[Serving]:
-    """Serve an engine that is ready. Yields the running server."""
+async def expert_server(
+    engine: Engine, section: ExpertSection, telemetry: Telemetry, tickets: TicketSection | None = None
+) -> AsyncIterator[Serving]:
+    """Serve an engine that is ready. Yields the running server.
+
+    Args:
+        tickets: what the mesh file says of them; None: nothing.
+    """
     admission = Admission(section.max_in_flight, reason="EXPERT_BUSY")
-    answering = InferenceServicer(ExpertAnswers(engine, admission, telemetry), telemetry)
+    gate = _gate(engine, section, tickets or TicketSection())
+    answering = InferenceServicer(ExpertAnswers(engine, admission, telemetry), telemetry, gate)
 
     def register(server: grpc.aio.Server) -> None:
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(answering, server)
@@ -73,7 +82,17 @@ async def expert_server(engine: Engine, section: ExpertSection, telemetry: Telem
         yield server
 
 
-async def main(section: ExpertSection) -> int:
+def _gate(engine: Engine, section: ExpertSection, tickets: TicketSection) -> TicketGate | None:
+    """Return what asks callers for tickets; None where everybody may come in."""
+    keys = keys_of(tickets) if tickets.required else None
+    if keys is None:
+        return None
+    described = engine.description
+    models = {expert.name: expert.adapter or described.base_model for expert in described.experts}
+    return TicketGate(keys, section.name, models)
+
+
+async def main(section: ExpertSection, tickets: TicketSection | None = None) -> int:
     """Run one expert process until it is told to stop or its engine dies; returns the exit code."""
     async with AsyncExitStack() as life:
         telemetry = life.enter_context(exporting("expertmesh-expert", section.name))
@@ -86,7 +105,7 @@ async def main(section: ExpertSection) -> int:
             await asyncio.wait((opening,))
             return STOPPED
         engine = await opening
-        server = await life.enter_async_context(expert_server(engine, section, telemetry))
+        server = await life.enter_async_context(expert_server(engine, section, telemetry, tickets))
         log.info("%s serves %s on port %d", section.name, ", ".join(section.serves), server.port)
         dead = asyncio.create_task(engine.died())
         await asyncio.wait((stop, dead), return_when=asyncio.FIRST_COMPLETED)

@@ -21,7 +21,15 @@ class Admission:
 
     @contextmanager
     def place(self) -> Iterator[None]:
-        """Hold a place for as long as the block runs.
+        """Hold a place for as long as the block runs; as `take`."""
+        self.take()
+        try:
+            yield
+        finally:
+            self.release()
+
+    def take(self) -> None:
+        """Take a place, until `release`.
 
         Raises:
             Busy: every place is taken.
@@ -34,7 +42,7 @@ class Admission:
                 tokens_sent="0",
             )
         self._taken += 1
-        try:
-            yield
-        finally:
-            self._taken -= 1
+
+    def release(self) -> None:
+        """Give a place back."""
+        self._taken -= 1

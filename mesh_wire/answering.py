@@ -47,10 +47,21 @@ class Answers(Protocol):
         """
 
 
+class Gate(Protocol):
+    """Lets callers in, or not."""
+
+    def session(self, ticket: str) -> bool:
+        """Whether a session's ticket lets all its requests in. Raises MeshError: it may not even be opened."""
+
+    def request(self, ticket: str, request: GenerateRequest, deadline: Deadline) -> Deadline:
+        """Return a request's deadline, which its ticket may bring nearer. Raises MeshError: it may not come in."""
+
+
 class Answering:
     """Has requests answered, and knows which are under way."""
 
-    def __init__(self, answers: Answers, telemetry: Telemetry) -> None:
+    def __init__(self, answers: Answers, telemetry: Telemetry, gate: Gate | None = None) -> None:
+        self.gate = gate  # None: everybody may come in
         self.draining = False  # set: new requests are refused
         self.ended = asyncio.Event()  # set whenever a request has
         self._answers = answers
@@ -63,9 +74,20 @@ class Answering:
         return len(self._running)
 
     async def answer(
-        self, request: GenerateRequest, outlet: Outlet, deadline: Deadline, caller: str, parent: Context, method: str
+        self,
+        request: GenerateRequest,
+        outlet: Outlet,
+        deadline: Deadline,
+        caller: str,
+        parent: Context,
+        method: str,
+        ticket: str | None = None,
     ) -> None:
-        """Answer one request; every way that it can fail leaves here as a `MeshError`."""
+        """Answer one request; every way that it can fail leaves here as a `MeshError`.
+
+        Args:
+            ticket: for the gate; None: it need not be asked.
+        """
         began = time.monotonic()
         request_id = request.request_id or uuid.uuid4().hex
         instruments = self._telemetry.instruments
@@ -86,6 +108,8 @@ class Answering:
                 validation.check(request)
                 validation.check_name(caller, "caller")
                 self.refuse_if_draining()
+                if self.gate is not None and ticket is not None:
+                    deadline = self.gate.request(ticket, request, deadline)
                 span.set_attribute("expertmesh.request_id", request_id)
                 request.request_id = request_id
                 await self._in_time(request, Asked(deadline, caller, span, arrived), outlet)

@@ -93,6 +93,18 @@ class DeadlinePassed(MeshError):
     code = grpc.StatusCode.DEADLINE_EXCEEDED
 
 
+class Unauthenticated(MeshError):
+    """The caller has not shown who it is, or that it may ask."""
+
+    code = grpc.StatusCode.UNAUTHENTICATED
+
+
+class Forbidden(MeshError):
+    """The caller is known and may not do this."""
+
+    code = grpc.StatusCode.PERMISSION_DENIED
+
+
 class Internal(MeshError):
     """A fault of the server, which its log has under the request's id."""
 
@@ -112,7 +124,18 @@ class Foreign(MeshError):
 
 _CLASSES: dict[grpc.StatusCode, type[MeshError]] = {
     kind.code: kind
-    for kind in (BadInput, NotFound, AlreadyExists, Unsupported, Busy, Unavailable, DeadlinePassed, Internal)
+    for kind in (
+        BadInput,
+        NotFound,
+        AlreadyExists,
+        Unsupported,
+        Busy,
+        Unavailable,
+        DeadlinePassed,
+        Unauthenticated,
+        Forbidden,
+        Internal,
+    )
 }
 
 

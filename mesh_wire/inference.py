@@ -14,11 +14,13 @@ from opentelemetry.context import Context
 from expertmesh.v1.generation_pb2 import GenerateRequest, GenerateResponse
 from expertmesh.v1.inference_pb2 import SessionRequest, SessionResponse
 from expertmesh.v1.inference_pb2_grpc import InferenceServiceServicer
-from mesh_wire.answering import SERVICE, Answering, Answers, Asked
+from mesh_wire.answering import SERVICE, Answering, Answers, Asked, Gate
 from mesh_wire.deadlines import Deadline
 from mesh_wire.outlets import SessionOutbox, StreamOutlet
 from mesh_wire.sessions import Session
 from mesh_wire.telemetry import Telemetry, parent_of
+
+TICKET = "expertmesh-ticket"  # the metadata that carries a ticket
 
 __all__ = ["SERVICE", "Answers", "Asked", "InferenceServicer"]
 
@@ -26,8 +28,8 @@ __all__ = ["SERVICE", "Answers", "Asked", "InferenceServicer"]
 class InferenceServicer(InferenceServiceServicer):
     """Speaks `InferenceService` for one `Answers`."""
 
-    def __init__(self, answers: Answers, telemetry: Telemetry) -> None:
-        self._answering = Answering(answers, telemetry)
+    def __init__(self, answers: Answers, telemetry: Telemetry, gate: Gate | None = None) -> None:
+        self._answering = Answering(answers, telemetry, gate)
         self._telemetry = telemetry
         self._sessions: set[Session] = set()
         self._calls = 0
@@ -36,6 +38,11 @@ class InferenceServicer(InferenceServiceServicer):
     def running(self) -> int:
         """Requests being answered."""
         return self._answering.running
+
+    @property
+    def draining(self) -> bool:
+        """Whether new requests are refused."""
+        return self._answering.draining
 
     async def drain(self) -> None:
         """Refuse new requests; return when the running ones have ended and their callers have taken the ends."""
@@ -61,12 +68,15 @@ class InferenceServicer(InferenceServiceServicer):
         self, request: GenerateRequest, context: grpc.aio.ServicerContext[GenerateRequest, GenerateResponse]
     ) -> AsyncGenerator[GenerateResponse, None]:
         outlet = StreamOutlet()
-        parent = Context()
-        if self._telemetry.enabled:
-            headers = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+        parent, ticket = Context(), ""
+        if self._telemetry.enabled or self._answering.gate is not None:
+            headers = _headers(context)
+            ticket = headers.get(TICKET, "")
             parent = parent_of(headers.get("traceparent", ""), headers.get("tracestate", ""))
         task = asyncio.create_task(
-            self._answering.answer(request, outlet, Deadline.after(context.time_remaining()), "", parent, "Generate")
+            self._answering.answer(
+                request, outlet, Deadline.after(context.time_remaining()), "", parent, "Generate", ticket
+            )
         )
         task.add_done_callback(lambda _: outlet.close())
         with self._call():
@@ -85,7 +95,8 @@ class InferenceServicer(InferenceServiceServicer):
         context: grpc.aio.ServicerContext[SessionRequest, SessionResponse],
     ) -> AsyncGenerator[SessionResponse, None]:
         self._answering.refuse_if_draining()
-        session = Session(self._answering, traced=self._telemetry.enabled)
+        ticket = _headers(context).get(TICKET, "") if self._answering.gate is not None else ""
+        session = Session(self._answering, traced=self._telemetry.enabled, ticket=ticket)
         self._sessions.add(session)
         reader = asyncio.create_task(session.read(requests))
         with self._call():
@@ -104,6 +115,10 @@ class InferenceServicer(InferenceServiceServicer):
         if outlet.merges:
             self._telemetry.instruments.merged.add(outlet.merges)
             outlet.merges = 0
+
+
+def _headers(context: grpc.aio.ServicerContext[Any, Any]) -> dict[str, str]:
+    return {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
 
 
 async def _ended(*tasks: asyncio.Task[Any]) -> None:

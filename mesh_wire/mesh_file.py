@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from mesh_wire.premises import Place, missing_files, port_in_use, rooted
 from mesh_wire.settings import ExpertSection, Mesh, RouterSection, Simulation
+from mesh_wire.ticket_keys import key_troubles
 
 _UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")
 
@@ -61,6 +62,9 @@ def read(
         mistakes += [f"{at(place)}: {words}" for place, words in _contradictions(mesh)]
         sections: list[tuple[Place, RouterSection | ExpertSection]] = [(("router",), mesh.router)] if router else []
         sections += [(("experts", at), expert) for at, expert in enumerate(mesh.experts) if expert.name in starting]
+        if sections:
+            troubles = key_troubles(mesh.tickets, env)
+            mistakes += [f"{at(('tickets', 'keys', name))}: {words}" for name, words in troubles]
         for place, section in sections:
             mistakes += [f"{at((*place, *more))}: {file} is not there" for more, file in missing_files(section)]
             if trouble := port_in_use(section.listen):

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from mesh_wire import ticket_keys
 from mesh_wire.settings import ExpertSection, Mesh, RouterSection
 
 Place = tuple[str | int, ...]  # where in the file: keys and numbers of items
@@ -36,6 +37,7 @@ def rooted(mesh: Mesh, folder: Path) -> Mesh:
     return mesh.model_copy(
         update={
             "router": mesh.router.model_copy(update=changed),
+            "tickets": ticket_keys.rooted(mesh.tickets, folder),
             "experts": tuple(expert(section) for section in mesh.experts),
         }
     )

@@ -48,6 +48,7 @@ async def serving(
     max_message_bytes: int = MAX_MESSAGE_BYTES,
     with_reflection: bool = True,
     with_channelz: bool = False,
+    shares_port: bool = False,
 ) -> AsyncIterator[Serving]:
     """Serve until the block ends, then drain.
 
@@ -60,11 +61,14 @@ async def serving(
         address: `host:port`; port 0 takes a free one.
         drain: refuses new requests and returns when the running ones are done. gRPC's own grace would wait for streams
             that never end by themselves, such as a router's session.
+        shares_port: other processes of the same service listen there too, and take over from the start of the drain.
 
     Raises:
         PortTaken: the address cannot be listened on.
     """
-    server = grpc.aio.server(interceptors=[Boundary(max_message_bytes)], options=server_options(max_message_bytes))
+    server = grpc.aio.server(
+        interceptors=[Boundary(max_message_bytes)], options=server_options(max_message_bytes, shares_port=shares_port)
+    )
     healths = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(healths, server)
     register(server)
@@ -85,11 +89,15 @@ async def serving(
         yield Serving(port, healths, names)
     finally:
         await healths.enter_graceful_shutdown()
+        # Callers must not be kept here while others would answer: no more connections, and new calls on new ones.
+        leaving = asyncio.create_task(server.stop(grace_s)) if shares_port else None
         if drain is not None:
             with suppress(TimeoutError):
                 async with asyncio.timeout(grace_s):
                     await drain()
         await server.stop(LAST_WRITES_S)
+        if leaving is not None:
+            await leaving
 
 
 def open_channel(target: str, tls: ClientTls | None = None, *, service_config: str | None = None) -> grpc.aio.Channel:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import grpc
@@ -16,6 +16,9 @@ from mesh_wire.outlets import Outlet, rows_of
 from mesh_wire.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
+
+
+Headers = Sequence[tuple[str, str]]
 
 
 class Relay(Protocol):
@@ -35,9 +38,13 @@ class SessionCaller:
     its end.
     """
 
-    def __init__(self, channel: grpc.aio.Channel, telemetry: Telemetry) -> None:
+    def __init__(
+        self, channel: grpc.aio.Channel, telemetry: Telemetry, headers: Callable[[], Headers] = lambda: ()
+    ) -> None:
+        """`headers` gives the metadata with which each session is opened."""
         self._stub = InferenceServiceStub(channel)
         self._telemetry = telemetry
+        self._headers = headers
         self._session: _OpenSession | None = None
         self._retired: list[_OpenSession] = []
         self.closed = False
@@ -51,21 +58,23 @@ class SessionCaller:
         relay: Relay | None = None,
         *,
         trace: Mapping[str, str] | None = None,
+        ticket: str = "",
     ) -> None:
         """Have one request answered into `outlet`. Cancelling the call cancels the request there.
 
         Args:
             relay: is told of the first event and of the last, before the outlet gets them.
             trace: W3C trace context, by header; None means the current span's.
+            ticket: permission to ask for this one request; see `tickets`.
 
         Raises:
             MeshError: as the server ended the request; UNAVAILABLE EXPERT_LOST when the session broke, with what broke
                 it, where that is known, as the cause.
         """
         if self._session is None or self._session.broken:
-            self._session = _OpenSession(self._stub)
+            self._session = _OpenSession(self._stub, self._headers())
         carried = self._telemetry.carry() if trace is None else trace
-        await self._session.ask(request, outlet, deadline, caller, carried, relay)
+        await self._session.ask(request, outlet, deadline, caller, carried, relay, ticket)
 
     def renew(self) -> None:
         """Open another session for the next request. Those under way stay in theirs, which the server ends."""
@@ -109,14 +118,14 @@ class _Asking:
 
 
 class _OpenSession:
-    def __init__(self, stub: InferenceServiceStub) -> None:
+    def __init__(self, stub: InferenceServiceStub, headers: Headers) -> None:
         self.broken = False
         self._asking: dict[int, _Asking] = {}
         self._last_id = 0
         self._starts: list[SessionStart] = []
         self._cancels: list[int] = []
         self._wanted = asyncio.Event()
-        self._call: Any = stub.Session()
+        self._call: Any = stub.Session(metadata=headers)
         self._tasks = [asyncio.create_task(self._write()), asyncio.create_task(self._read())]
 
     async def ask(
@@ -127,6 +136,7 @@ class _OpenSession:
         caller: str,
         trace: Mapping[str, str],
         relay: Relay | None,
+        ticket: str,
     ) -> None:
         self._last_id = stream_id = self._last_id + 1
         left_s = deadline.left_s()
@@ -137,6 +147,7 @@ class _OpenSession:
             traceparent=trace.get("traceparent", ""),
             tracestate=trace.get("tracestate", ""),
             caller=caller,
+            ticket=ticket,
         )
         asking = self._asking[stream_id] = _Asking(outlet, asyncio.get_running_loop().create_future(), relay)
         self._starts.append(start)

@@ -16,12 +16,14 @@ from mesh_wire.telemetry import parent_of
 class Session:
     """The requests of one session."""
 
-    def __init__(self, answering: Answering, *, traced: bool) -> None:
+    def __init__(self, answering: Answering, *, traced: bool, ticket: str = "") -> None:
+        """`ticket` is what the session was opened with. Raises MeshError: it may not be."""
         self.outbox = SessionOutbox()
         self._answering = answering
         self._traced = traced
         self._open: dict[int, tuple[asyncio.Task[None], SessionOutlet]] = {}
         self._highest = 0
+        self._let_in = answering.gate is None or answering.gate.session(ticket)
 
     @property
     def tasks(self) -> list[asyncio.Task[None]]:
@@ -59,7 +61,15 @@ class Session:
         deadline = Deadline.after(seconds(start.timeout)) if start.HasField("timeout") else Deadline()
         parent = parent_of(start.traceparent, start.tracestate) if self._traced else Context()
         try:
-            await self._answering.answer(start.request, outlet, deadline, start.caller, parent, "Session/start")
+            await self._answering.answer(
+                start.request,
+                outlet,
+                deadline,
+                start.caller,
+                parent,
+                "Session/start",
+                None if self._let_in else start.ticket,
+            )
         except MeshError as error:
             self.outbox.failed(start.stream_id, error)
 

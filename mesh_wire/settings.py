@@ -1,5 +1,6 @@
 """What `mesh.yaml` may say. Every field has its meaning beside it; the reader of the file is `mesh_file`."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -72,7 +73,8 @@ class RouterSection(ServerSection):
     seed: int = 0  # of strategy `random`
     generalist: Name = "general"  # answers when the router is unsure
     threshold: Annotated[float, Field(ge=0, le=1)] = 0.4  # a score below it means unsure
-    max_in_flight: Count = 1000  # requests let in at once; more get ROUTER_BUSY
+    workers: Count = 1  # processes that share the port; several need Linux
+    max_in_flight: Count = 1000  # requests that each worker lets in at once; more get ROUTER_BUSY
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -80,6 +82,8 @@ class RouterSection(ServerSection):
             raise ValueError("strategy clusters needs an artefact")
         if self.strategy == "pinned" and self.pinned is None:
             raise ValueError("strategy pinned needs the name of an expert under `pinned`")
+        if self.workers > 1 and sys.platform != "linux":
+            raise ValueError("several workers share a port on Linux only")
         return self
 
 
@@ -99,11 +103,39 @@ class ExpertSection(ServerSection):
         return self
 
 
+class KeySource(Section):
+    """Where a secret is: at least 32 bytes."""
+
+    file: Path | None = None  # white space at its ends is not part of the secret
+    env: str | None = None  # the name of an environment variable
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.file is None) == (self.env is None):
+            raise ValueError("a key has either `file` or `env`")
+        return self
+
+
+class TicketSection(Section):
+    """Tickets, with which callers may go around the router."""
+
+    required: bool = False  # experts refuse whoever has none; the router gives them wherever there are keys
+    lifetime_s: Annotated[float, Field(gt=0, le=3600)] = 30.0  # seconds in which a ticket can be used
+    keys: dict[Name, KeySource] = {}  # the first signs, all are believed
+
+    @model_validator(mode="after")
+    def _usable(self) -> Self:
+        if self.required and not self.keys:
+            raise ValueError("tickets that are required need a key")
+        return self
+
+
 class Mesh(Section):
     """The whole file."""
 
     router: RouterSection
     experts: tuple[ExpertSection, ...] = ()
+    tickets: TicketSection = TicketSection()
 
     @property
     def targets(self) -> tuple[str, ...]:

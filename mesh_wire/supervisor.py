@@ -11,7 +11,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from mesh_wire import process
@@ -36,17 +36,17 @@ def held(address: str) -> Iterator[str]:
         PortTaken: somebody else has it.
     """
     host, _, port = address.rpartition(":")
-    place = (host.strip("[]"), int(port))
-    try:
-        family, kind, protocol, _, found = socket.getaddrinfo(*place, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as holder:
+    with ExitStack() as life:
+        try:
+            family, kind, protocol, _, place = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
+            holder = life.enter_context(socket.socket(family, kind, protocol))
             holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # or connections just closed keep us out
             holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            holder.bind(found)
+            holder.bind(place)
             holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)  # or others that set it could listen
-            yield f"{host}:{holder.getsockname()[1]}"
-    except OSError as error:
-        raise PortTaken(f"cannot listen on {address}: {error.strerror or error}") from None
+        except OSError as error:
+            raise PortTaken(f"cannot listen on {address}: {error.strerror or error}") from None
+        yield f"{host}:{holder.getsockname()[1]}"
 
 
 @dataclass
@@ -134,7 +134,8 @@ class _Supervisor:
             self._end(code)
             return
         now = time.monotonic()
-        worker.quick_deaths = worker.quick_deaths + 1 if now - worker.began < QUICK_S else 0
+        was_well = code == process.STOPPED or now - worker.began >= QUICK_S  # the former: somebody told it to stop
+        worker.quick_deaths = 0 if was_well else worker.quick_deaths + 1
         if worker.quick_deaths == TRIES:
             self._crash_loop = f"worker {worker.number} is in a crash loop: {TRIES} times in a row it {_how(code)}"
             self._crash_loop += f" within {QUICK_S:g} s"

@@ -41,6 +41,8 @@ class Instruments:
     decisions: metrics.Counter
     classify_duration: metrics.Histogram
     merged: metrics.Counter
+    direct_requests: metrics.Counter
+    direct_tokens: metrics.Counter
 
 
 class Telemetry:
@@ -70,6 +72,12 @@ class Telemetry:
             ),
             merged=meter.create_counter(
                 "expertmesh.deltas.merged", unit="{delta}", description="Deltas that left with another of their answer"
+            ),
+            direct_requests=meter.create_counter(
+                "expertmesh.direct.requests", unit="{request}", description="Direct requests that ended"
+            ),
+            direct_tokens=meter.create_counter(
+                "expertmesh.direct.tokens", unit="{token}", description="Tokens of direct requests"
             ),
             classify_duration=_histogram(
                 meter, "expertmesh.route.classify.duration", "Time from text to scores", CLASSIFY_BOUNDS

@@ -91,20 +91,25 @@ def _check_chat(chat: Chat) -> None:
 
 
 def _check_sampling(sampling: Sampling) -> None:
-    for name, (in_range, words) in _RANGES.items():
-        if sampling.HasField(name) and not in_range(value := getattr(sampling, name)):
-            raise BadInput(f"{value} is not {words}", reason="SAMPLING_OUT_OF_RANGE", field=f"sampling.{name}")
-    if (
-        sampling.HasField("min_new_tokens")
-        and sampling.HasField("max_new_tokens")
-        and sampling.min_new_tokens > sampling.max_new_tokens
-    ):
+    given = {field.name: value for field, value in sampling.ListFields()}  # seldom many
+    for name, value in given.items():
+        if (limits := _RANGES.get(name)) is not None and not limits[0](value):
+            raise BadInput(f"{value} is not {limits[1]}", reason="SAMPLING_OUT_OF_RANGE", field=f"sampling.{name}")
+    if given.get("min_new_tokens", 0) > given.get("max_new_tokens", sampling.min_new_tokens):
         raise BadInput(
             f"{sampling.min_new_tokens} is above max_new_tokens, {sampling.max_new_tokens}",
             reason="SAMPLING_CONTRADICTORY",
             field="sampling.min_new_tokens",
         )
-    _check_stops(sampling)
+    if "stop" in given or "stop_token_ids" in given:
+        _check_stops(sampling)
+    if "logit_bias" in given:
+        _check_biases(sampling)
+    if "structured_output" in given:
+        _check_form(sampling.structured_output)
+
+
+def _check_biases(sampling: Sampling) -> None:
     if len(sampling.logit_bias) > MAX_BIASES:
         raise BadInput(f"at most {MAX_BIASES}", reason="SAMPLING_OUT_OF_RANGE", field="sampling.logit_bias")
     for token, bias in sampling.logit_bias.items():
@@ -114,8 +119,6 @@ def _check_sampling(sampling: Sampling) -> None:
                 reason="SAMPLING_OUT_OF_RANGE",
                 field=f"sampling.logit_bias[{token}]",
             )
-    if sampling.HasField("structured_output"):
-        _check_form(sampling.structured_output)
 
 
 def _check_stops(sampling: Sampling) -> None:

@@ -1,17 +1,42 @@
-"""gRPC arguments of every channel and server, set once, each with its reason."""
+"""gRPC arguments of every channel and server, set once, each with its reason.
+
+HTTP/2 windows are left to gRPC: for streams of tokens, neither larger ones nor their probing switched off changed the
+cost of a message or its delay by more than the noise.
+"""
 
 # Twice a prompt of a million characters; a message over it is refused with a reason.
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+FOREVER_MS = 2**31 - 1  # what gRPC takes for no limit
+
+# Callers of a port that several processes share are spread anew so often: see `server_options`.
+SHARED_CONNECTION_AGE_MS = 5 * 60 * 1000
+# gRPC stops pinging after two pings with no data between, so a peer that vanishes while nothing is said, such as a
+# replica whose load does not change, would be missed for as long as TCP takes; 0 is no such limit.
+_PINGS_WITHOUT_DATA = ("grpc.http2.max_pings_without_data", 0)
 
 
-def server_options(max_message_bytes: int = MAX_MESSAGE_BYTES) -> list[tuple[str, int | str]]:
-    """Arguments of a server that takes messages of up to `max_message_bytes`."""
+def server_options(
+    max_message_bytes: int = MAX_MESSAGE_BYTES, *, shares_port: bool = False
+) -> list[tuple[str, int | str]]:
+    """Arguments of a server that takes messages of up to `max_message_bytes`.
+
+    Args:
+        shares_port: other processes of the same service listen on its port too.
+    """
+    sharing: list[tuple[str, int | str]] = [
+        # The kernel chooses a process per connection, so one that was started again would stay idle for as long as its
+        # callers keep theirs. gRPC varies the age by 10 %, and tells a caller before it refuses streams: none is lost.
+        ("grpc.max_connection_age_ms", SHARED_CONNECTION_AGE_MS),
+        # Streams under way stay where they are, a session for as long as it likes.
+        ("grpc.max_connection_age_grace_ms", FOREVER_MS),
+    ]
     return [
         # gRPC ends a call over its own limit with no details; up to four times the limit we answer with a reason.
         ("grpc.max_receive_message_length", 4 * max_message_bytes),
         ("grpc.max_send_message_length", -1),
-        # Two servers on one port would share its calls without a word; a port in use must be an error.
-        ("grpc.so_reuseport", 0),
+        # Two servers on one port share its calls without a word; unless that is meant, a port in use is an error.
+        ("grpc.so_reuseport", int(shares_port)),
+        *(sharing if shares_port else []),
         # Clients ping every 20 s (below), also between calls; without these gRPC ends them with "too many pings".
         # The argument with "recv" in its name is not one of gRPC's, and is ignored without a word.
         ("grpc.keepalive_permit_without_calls", 1),
@@ -20,6 +45,7 @@ def server_options(max_message_bytes: int = MAX_MESSAGE_BYTES) -> list[tuple[str
         # A peer that vanished without closing is noticed.
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 10_000),
+        _PINGS_WITHOUT_DATA,
     ]
 
 
@@ -32,6 +58,7 @@ def channel_options(service_config: str | None = None) -> list[tuple[str, int | 
         ("grpc.keepalive_time_ms", 20_000),
         ("grpc.keepalive_timeout_ms", 10_000),
         ("grpc.keepalive_permit_without_calls", 1),
+        _PINGS_WITHOUT_DATA,
         # A replica that restarts is found again within a second, not after gRPC's two minutes.
         ("grpc.initial_reconnect_backoff_ms", 200),
         ("grpc.max_reconnect_backoff_ms", 1_000),

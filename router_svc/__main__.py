@@ -1,12 +1,14 @@
 """`python -m router_svc`: one router process."""
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mesh_wire import mesh_file, process
+from mesh_wire import mesh_file, process, supervisor
+from mesh_wire.settings import Mesh
 
 
 def command(
@@ -16,21 +18,39 @@ def command(
 ) -> None:
     """Run one router: read each prompt, choose its expert, stream the answer.
 
+    With `workers` in the file, it is as many processes on one port; one that dies is started again.
     SIGINT or SIGTERM drains it. Exit codes: 0 stopped, 1 failed, 2 misconfigured. Telemetry goes where
     OTEL_EXPORTER_OTLP_ENDPOINT says. EXPERTMESH_LOG sets the log's level.
     """
     process.begin()
-    from router_svc.artefact import ArtefactError
-    from router_svc.service import main
-
     try:
-        sys.exit(process.run(main(mesh_file.read(config, router=True))))
-    except (mesh_file.Mistakes, ArtefactError) as error:
+        mesh = mesh_file.read(config, router=True)
+        if mesh.router.workers == 1:
+            sys.exit(_route(mesh))
+        with supervisor.held(mesh.router.listen) as listen:
+            shared = mesh.model_copy(update={"router": mesh.router.model_copy(update={"listen": listen})})
+            sys.exit(supervisor.supervise(partial(_route, shared), mesh.router.workers))
+    except mesh_file.Mistakes as error:
         process.say_error(error)
         sys.exit(process.MISCONFIGURED)
     except OSError as error:
         process.say_error(error)
         sys.exit(process.FAILED)
+
+
+def _route(mesh: Mesh, worker: int = 0) -> int:
+    """Be a router to the process's end; returns the exit code."""
+    from router_svc.artefact import ArtefactError  # here: a supervisor has no threads, such as NumPy's
+    from router_svc.service import main
+
+    try:
+        return process.run(main(mesh, worker))
+    except ArtefactError as error:
+        process.say_error(error)
+        return process.MISCONFIGURED
+    except OSError as error:
+        process.say_error(error)
+        return process.FAILED
 
 
 if __name__ == "__main__":

@@ -2,15 +2,14 @@
 
 import time
 from collections.abc import Collection
+from random import random as drawn
 
 from opentelemetry.trace import SpanKind
 
 from expertmesh.v1.generation_pb2 import (
-    ExpertScore,
     Finished,
     GenerateRequest,
     RouteChosen,
-    RouteReason,
     StageTimings,
 )
 from mesh_wire import inference
@@ -21,12 +20,12 @@ from mesh_wire.inference import Asked
 from mesh_wire.outlets import Outlet
 from mesh_wire.telemetry import Telemetry
 from router_svc.classification import Classifier, text_of
+from router_svc.explaining import chosen_of, reason_word
 from router_svc.fleet import Fleet
 from router_svc.selection import Decision, Policy, select
 from router_svc.strategy import Strategy
 
 ATTEMPTS = 2
-RUNNERS_UP = 5
 
 
 class RouterAnswers:
@@ -124,7 +123,9 @@ class RouterAnswers:
     ) -> Decision:
         began = time.monotonic()
         with self._telemetry.span("route.select") as span:
-            decision = select(scores, self._fleet.candidates, self._policy, pinned=pinned, excluded=excluded)
+            chance = drawn()  # noqa: S311  # to spread load, not to keep a secret
+            candidates = self._fleet.candidates
+            decision = select(scores, candidates, self._policy, pinned=pinned, excluded=excluded, chance=chance)
             span.set_attributes(
                 {
                     "expertmesh.expert": decision.expert,
@@ -139,18 +140,7 @@ class RouterAnswers:
         return decision
 
     def _chosen(self, decision: Decision, scores: dict[str, float], attempt: int) -> RouteChosen:
-        others = [one for one in ranked(scores) if one.expert != decision.expert]
-        return RouteChosen(
-            expert=decision.expert,
-            replica=decision.chosen.replica,
-            score=decision.score,
-            runners_up=others[:RUNNERS_UP],
-            strategy=self.strategy.name if scores else "",
-            reason=decision.reason,
-            artefact=self.strategy.generation if scores else "",
-            explanation=decision.explanation,
-            attempt=attempt,
-        )
+        return chosen_of(decision, scores, self.strategy, attempt)
 
     async def _ask(
         self, decision: Decision, request: GenerateRequest, asked: Asked, outlet: Outlet, relay: "_Relay"
@@ -204,17 +194,6 @@ class _Relay:
         timings.MergeFrom(self._timings)
         timings.forward.CopyFrom(duration(forward_s))
         self.ended = finished
-
-
-def ranked(scores: dict[str, float]) -> list[ExpertScore]:
-    """Return scores in falling order."""
-    falling = sorted(scores.items(), key=lambda one: (-one[1], one[0]))
-    return [ExpertScore(expert=expert, score=score) for expert, score in falling]
-
-
-def reason_word(reason: RouteReason) -> str:
-    """Return a reason as traces and people see it, such as `confident`."""
-    return RouteReason.Name(reason).removeprefix("ROUTE_REASON_").lower()
 
 
 def _attributes(chosen: RouteChosen) -> dict[str, str | float | int]:

@@ -1,10 +1,13 @@
 """Prompts to scores, in batches of whatever is waiting."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from expertmesh.v1.generation_pb2 import GenerateRequest, Role
 from router_svc.strategy import Strategy
+
+Scores = list[dict[str, float]]
 
 READ_CHARACTERS = 8192  # of each end of a text
 
@@ -12,7 +15,7 @@ READ_CHARACTERS = 8192  # of each end of a text
 @dataclass(slots=True)
 class _Batch:
     texts: list[str] = field(default_factory=list)
-    done: list[asyncio.Future[dict[str, float]]] = field(default_factory=list)
+    done: list[tuple[int, asyncio.Future[Scores]]] = field(default_factory=list)  # with the number of its texts
 
 
 class Classifier:
@@ -25,12 +28,16 @@ class Classifier:
 
     async def scores(self, text: str) -> dict[str, float]:
         """Return the probability of each expert, or domain, of the strategy."""
+        return (await self.scores_of([text]))[0]
+
+    async def scores_of(self, texts: Sequence[str]) -> Scores:
+        """Return the same for each of several texts."""
         loop = asyncio.get_running_loop()
         if not self._batch.texts:
             loop.call_soon(self._score)
-        done: asyncio.Future[dict[str, float]] = loop.create_future()
-        self._batch.texts.append(text)
-        self._batch.done.append(done)
+        done: asyncio.Future[Scores] = loop.create_future()
+        self._batch.texts.extend(texts)
+        self._batch.done.append((len(texts), done))
         return await done
 
     def _score(self) -> None:
@@ -38,13 +45,16 @@ class Classifier:
         try:
             rows = self.strategy.scores(batch.texts).tolist()
         except Exception as error:  # the callers' business: each gets INTERNAL, and the log the traceback
-            for done in batch.done:
+            for _, done in batch.done:
                 if not done.done():
                     done.set_exception(error)
             return
-        for done, row in zip(batch.done, rows, strict=True):
+        at = 0
+        for count, done in batch.done:
             if not done.done():
-                done.set_result(dict(zip(self.strategy.experts, row, strict=True)))
+                own = rows[at : at + count]
+                done.set_result([dict(zip(self.strategy.experts, row, strict=True)) for row in own])
+            at += count
 
 
 def text_of(request: GenerateRequest) -> str:

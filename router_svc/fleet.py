@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 from mesh_wire.serving import open_channel
 from mesh_wire.telemetry import Telemetry
+from mesh_wire.tickets import TicketOffice
 from mesh_wire.tls import ClientTls
 from router_svc.replica import Replica
 from router_svc.selection import Candidate
@@ -21,7 +22,8 @@ LOOK_UP_EVERY_S = 5.0  # DNS has no way to tell of a change
 class Fleet:
     """All replicas, by endpoint."""
 
-    def __init__(self, telemetry: Telemetry, tls: ClientTls | None = None) -> None:
+    def __init__(self, telemetry: Telemetry, tls: ClientTls | None = None, office: TicketOffice | None = None) -> None:
+        self._office = office
         self._telemetry = telemetry
         self._tls = tls
         self._replicas: dict[str, Replica] = {}
@@ -57,7 +59,7 @@ class Fleet:
         self._found[target] = frozenset(endpoints)
         wanted = frozenset[str]().union(*self._found.values())
         for endpoint in sorted(wanted - self._replicas.keys()):
-            replica = Replica(endpoint, open_channel(endpoint, self._tls), self._telemetry)
+            replica = Replica(endpoint, open_channel(endpoint, self._tls), self._telemetry, self._office)
             self._replicas[endpoint] = replica
             self._tasks[endpoint] = asyncio.create_task(replica.watch(), name=f"watch {endpoint}")
         for endpoint in sorted(self._replicas.keys() - wanted):
@@ -103,14 +105,15 @@ async def _leave(replica: Replica, watch: asyncio.Task[None]) -> None:
 
 @asynccontextmanager
 async def open_fleet(
-    targets: Iterable[str], telemetry: Telemetry, tls: ClientTls | None = None
+    targets: Iterable[str], telemetry: Telemetry, tls: ClientTls | None = None, office: TicketOffice | None = None
 ) -> AsyncIterator[Fleet]:
     """Know and watch the replicas behind `targets` for as long as the block runs.
 
     Args:
         targets: `host:port` for one replica, `dns:///name:port` for all behind a name, looked up again and again.
+        office: gives the tickets with which replicas are asked; None: they are asked without.
     """
-    fleet = Fleet(telemetry, tls)
+    fleet = Fleet(telemetry, tls, office)
     try:
         for target in targets:
             if target.startswith(DNS):

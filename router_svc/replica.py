@@ -13,8 +13,9 @@ from mesh_wire import inference
 from mesh_wire.deadlines import Deadline
 from mesh_wire.errors import error_of_call
 from mesh_wire.outlets import Outlet
-from mesh_wire.session_caller import Relay, SessionCaller
+from mesh_wire.session_caller import Headers, Relay, SessionCaller
 from mesh_wire.telemetry import Telemetry
+from mesh_wire.tickets import TicketOffice
 from router_svc.selection import Candidate
 
 log = logging.getLogger(__name__)
@@ -26,18 +27,22 @@ SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0  # between two attempts to reach it
 class Replica:
     """A replica at one address, watched for as long as `watch` runs."""
 
-    def __init__(self, endpoint: str, channel: grpc.aio.Channel, telemetry: Telemetry) -> None:
+    def __init__(
+        self, endpoint: str, channel: grpc.aio.Channel, telemetry: Telemetry, office: TicketOffice | None = None
+    ) -> None:
         self.endpoint = endpoint
         self.description = DescribeResponse()
         self.load = Load()
         self.trouble = "not reached yet"  # why it does not serve; empty while it does
         self.outstanding = 0
+        self._outstanding_then = 0  # when the load was told
         self.idle = asyncio.Event()  # set while nothing is under way there
         self.idle.set()
         self.looked = asyncio.Event()  # set once it has been tried
         self._served = False  # since the last pause
         self._channel = channel
-        self._session = SessionCaller(channel, telemetry)
+        self._office = office
+        self._session = SessionCaller(channel, telemetry, self._session_ticket)
 
     @property
     def candidate(self) -> Candidate:
@@ -49,6 +54,7 @@ class Replica:
             serving=not self.trouble,
             load=self.load,
             outstanding=self.outstanding,
+            untold=self.outstanding - self._outstanding_then,
             max_running=self.description.max_running or 1,
         )
 
@@ -56,14 +62,33 @@ class Replica:
         self, request: GenerateRequest, outlet: Outlet, deadline: Deadline, caller: str, relay: Relay
     ) -> None:
         """Have a request answered here; see `SessionCaller.ask`."""
-        self.outstanding += 1
-        self.idle.clear()
+        self.hold()
         try:
             await self._session.ask(request, outlet, deadline, caller, relay)
         finally:
-            self.outstanding -= 1
-            if not self.outstanding:
-                self.idle.set()
+            self.release()
+
+    def ticket(self, expert: str, deadline: Deadline) -> str:
+        """Return permission to ask this replica once; empty where the mesh has no tickets."""
+        if self._office is None:
+            return ""
+        models = {each.name: each.adapter or self.description.base_model for each in self.description.experts}
+        return self._office.for_request(self.description.replica, expert, models[expert], deadline)
+
+    def _session_ticket(self) -> Headers:
+        if self._office is None:
+            return ()
+        return ((inference.TICKET, self._office.for_session(self.description.replica)),)
+
+    def hold(self) -> None:
+        """Count a request as under way here, until `release`."""
+        self.outstanding += 1
+        self.idle.clear()
+
+    def release(self) -> None:
+        self.outstanding -= 1
+        if not self.outstanding:
+            self.idle.set()
 
     async def watch(self) -> None:
         """Keep description, load and health up to date until cancelled, then close everything."""
@@ -125,7 +150,7 @@ class Replica:
         call = stub.WatchLoad(WatchLoadRequest())
         try:
             async for answer in call:
-                self.load = answer.load
+                self.load, self._outstanding_then = answer.load, self.outstanding
         finally:
             call.cancel()
 
@@ -133,5 +158,5 @@ class Replica:
         if why != self.trouble:
             log.warning("%s is out: %s", self.description.replica or self.endpoint, why)
         self.trouble = why
-        self.load = Load()
+        self.load, self._outstanding_then = Load(), 0
         self.looked.set()

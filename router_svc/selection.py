@@ -3,7 +3,8 @@
 It knows no gRPC and no time.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from expertmesh.v1.expert_pb2 import Load
@@ -11,6 +12,9 @@ from expertmesh.v1.generation_pb2 import RouteReason
 from mesh_wire.deadlines import seconds
 from mesh_wire.errors import NotFound, Unavailable
 
+# Read once: the generated type looks each name up anew.
+PINNED, UNSURE = RouteReason.ROUTE_REASON_PINNED, RouteReason.ROUTE_REASON_UNSURE
+UNSERVED, CONFIDENT = RouteReason.ROUTE_REASON_UNSERVED, RouteReason.ROUTE_REASON_CONFIDENT
 UNMEASURED_STEP_S = 0.025  # the step time assumed of an engine that has made none yet
 NEAR = 1.5  # replicas whose expected wait is at most so many times the least are as good as the best
 
@@ -54,7 +58,7 @@ class Decision:
 
 def select(
     scores: Mapping[str, float],
-    fleet: Sequence[Candidate],
+    fleet: "Sequence[Candidate] | Roster",
     policy: Policy,
     *,
     pinned: str = "",
@@ -69,11 +73,12 @@ def select(
       3. The best score is below the threshold: the generalist answers.
       4. Otherwise the best expert answers.
     Where the generalist is wanted and is not up, the best expert that is up answers.
-    Among an expert's replicas, the one with the least expected wait, as `order` has it.
+    Among an expert's replicas, the one with the least expected wait, as `Roster.able` has it.
 
     Args:
         scores: probability of each domain; empty when the prompt could not be read. What no expert of the fleet
             serves counts as the generalist's.
+        fleet: all replicas; as a `Roster` where many decisions follow each other.
         pinned: the expert that the caller named; empty if none.
         excluded: endpoints that failed this request already.
         chance: a random number in [0, 1), where other routers may choose at the same moment; None: they do not.
@@ -82,19 +87,21 @@ def select(
         NotFound: nobody in the fleet serves the named expert.
         Unavailable: no replica that could answer is up.
     """
-    up = [candidate for candidate in fleet if candidate.serving and candidate.endpoint not in excluded]
+    if isinstance(fleet, Roster):
+        up = Roster(fleet.fleet, excluded) if excluded else fleet
+    else:
+        up = Roster(fleet, excluded)
     if pinned:
-        known = sorted({name for candidate in fleet for name in candidate.experts})
-        if pinned not in known:
+        if pinned not in up.served:
             raise NotFound(
                 f"no expert is called {pinned}",
                 reason="EXPERT_UNKNOWN",
                 field="expert",
                 expert=pinned,
-                known=", ".join(known),
+                known=", ".join(sorted(up.served)),
             )
-        return _decide(pinned, scores, up, chance, RouteReason.ROUTE_REASON_PINNED, "the caller named it")
-    shares = fold(scores, {name for candidate in fleet for name in candidate.experts}, policy.generalist)
+        return _decide(pinned, scores, up, chance, PINNED, "the caller named it")
+    shares = fold(scores, up.served, policy.generalist)
     best = max(shares, key=lambda name: (shares[name], name == policy.generalist, name), default="")
     if not best:
         return _decide(
@@ -102,25 +109,25 @@ def select(
             shares,
             up,
             chance,
-            RouteReason.ROUTE_REASON_UNSURE,
+            UNSURE,
             "there is no text that a router can read",
         )
     likeliest = max(scores, key=lambda name: (scores[name], name))
     says = f"scored best with {shares[best]:.2f}"
-    if not any(best in candidate.experts for candidate in up):
-        reason, why = RouteReason.ROUTE_REASON_UNSERVED, f"{best} {says} and is down"
+    if best not in up.up:
+        reason, why = UNSERVED, f"{best} {says} and is down"
     elif shares[best] < policy.threshold:
-        reason, why = RouteReason.ROUTE_REASON_UNSURE, f"{best} {says}, below {policy.threshold:g}"
+        reason, why = UNSURE, f"{best} {says}, below {policy.threshold:g}"
     elif best == policy.generalist and likeliest not in shares:
         why = f"nobody serves {likeliest}, which scored best with {scores[likeliest]:.2f}"
-        reason = RouteReason.ROUTE_REASON_UNSERVED
+        reason = UNSERVED
     else:
-        return _decide(best, shares, up, chance, RouteReason.ROUTE_REASON_CONFIDENT, f"it {says}")
+        return _decide(best, shares, up, chance, CONFIDENT, f"it {says}")
     answering = policy.generalist
-    if not any(answering in candidate.experts for candidate in up):
-        able = {name for candidate in up for name in candidate.experts} & shares.keys()
+    if answering not in up.up:
+        able = up.up & shares.keys()
         answering = max(able, key=lambda name: (shares[name], name), default=policy.generalist)
-        reason, why = RouteReason.ROUTE_REASON_UNSERVED, f"{why}, and {policy.generalist} is down"
+        reason, why = UNSERVED, f"{why}, and {policy.generalist} is down"
     return _decide(answering, shares, up, chance, reason, why)
 
 
@@ -154,37 +161,71 @@ def expected_wait_s(candidate: Candidate) -> float:
     return step_s * (1 + crowding + queue)
 
 
-def order(candidates: Collection[Candidate], chance: float | None) -> list[Candidate]:
-    """Return replicas by their expected wait; where there is chance, the better of two near the best comes first.
+class Roster:
+    """A fleet prepared for many decisions: who is up for which expert, the least expected wait first."""
 
-    Routers that see the same loads, a moment old, would all choose the same replica until they are told better. Two
-    choices spread them nearly as evenly as full knowledge would, and cost a router that is alone next to nothing.
+    def __init__(self, fleet: Sequence[Candidate], excluded: Collection[str] = ()) -> None:
+        self.fleet = fleet
+        self.served = frozenset().union(*(candidate.experts for candidate in fleet))
+        self._up: dict[str, dict[str, Candidate]] = {}  # expert -> endpoint -> replica
+        self._rising: dict[str, tuple[list[float], list[Candidate]]] = {}  # expert -> waits and replicas
+        for candidate in fleet:
+            if candidate.serving and candidate.endpoint not in excluded:
+                for expert in candidate.experts:
+                    self._up.setdefault(expert, {})[candidate.endpoint] = candidate
 
-    Source:
-        Mitzenmacher, The power of two choices in randomized load balancing, 2001; with old information: How useful is
-        old information?, 2000.
-    """
-    waits = {each.endpoint: (expected_wait_s(each), each.outstanding, each.endpoint) for each in candidates}
-    rising = sorted(candidates, key=lambda each: waits[each.endpoint])
-    if chance is None or len(rising) < 2:
-        return rising
-    near = [each for each in rising if waits[each.endpoint][0] <= NEAR * waits[rising[0].endpoint][0]]
-    first, rest = divmod(chance * len(near), 1)
-    one = near.pop(int(first))
-    other = near[int(rest * len(near))] if near else one
-    best = other if waits[other.endpoint][:2] < waits[one.endpoint][:2] else one
-    return [best, *(each for each in rising if each is not best)]
+    @property
+    def up(self) -> Set[str]:
+        """The experts that have a replica which is up."""
+        return self._up.keys()
+
+    def replace(self, candidate: Candidate) -> None:
+        """Take note of a replica's new counts."""
+        for expert in candidate.experts:
+            if candidate.endpoint in self._up.get(expert, ()):
+                self._up[expert][candidate.endpoint] = candidate
+                self._rising.pop(expert, None)
+
+    def able(self, expert: str, chance: float | None) -> list[Candidate]:
+        """Return an expert's replicas by their expected wait; with chance, the better of two near the best is first.
+
+        Routers that see the same loads, a moment old, would all choose the same replica until they are told better.
+        Two choices spread them nearly as evenly as full knowledge would, and cost a router that is alone next to
+        nothing.
+
+        Source:
+            Mitzenmacher, The power of two choices in randomized load balancing, 2001; with old information: How useful
+            is old information?, 2000.
+        """
+        if (found := self._rising.get(expert)) is None:
+            keys = [
+                (expected_wait_s(each), each.outstanding, each.endpoint) for each in self._up.get(expert, {}).values()
+            ]
+            keys.sort()
+            found = [wait_s for wait_s, _, _ in keys], [self._up[expert][endpoint] for _, _, endpoint in keys]
+            self._rising[expert] = found
+        waits, rising = found
+        if chance is None or len(rising) < 2:
+            return rising
+        near = bisect_right(waits, NEAR * waits[0])
+        first, rest = divmod(chance * near, 1)
+        one = other = int(first)
+        if near > 1:
+            other = int(rest * (near - 1))
+            other += other >= one  # the one is not drawn again
+        best = min(one, other, key=lambda at: (waits[at], rising[at].outstanding, at == other))
+        return [rising[best], *rising[:best], *rising[best + 1 :]]
 
 
 def _decide(
     expert: str,
     scores: Mapping[str, float],
-    up: Sequence[Candidate],
+    up: Roster,
     chance: float | None,
     reason: RouteReason,
     why: str,
 ) -> Decision:
-    able = order([candidate for candidate in up if expert in candidate.experts], chance)
+    able = up.able(expert, chance)
     if not able:
         raise Unavailable(f"no replica of {expert} is up", reason="NO_EXPERT", expert=expert, tokens_sent="0")
     return Decision(expert=expert, score=scores.get(expert, 0.0), reason=reason, explanation=why, weighed=tuple(able))

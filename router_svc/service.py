@@ -3,8 +3,8 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 
 import grpc
 from opentelemetry.trace import SpanKind
@@ -15,23 +15,29 @@ from expertmesh.v1.router_pb2 import (
     ListExpertsRequest,
     ListExpertsResponse,
     Replica,
-    ReplicaWeighed,
     RouteRequest,
     RouteResponse,
+    RouteSessionRequest,
+    RouteSessionResponse,
     Unreachable,
 )
 from mesh_wire import inference, validation
 from mesh_wire.admission import Admission
-from mesh_wire.deadlines import Deadline, duration
+from mesh_wire.deadlines import Deadline
 from mesh_wire.inference import Asked, InferenceServicer
-from mesh_wire.process import STOPPED, terminated
+from mesh_wire.process import STOPPED, settle, terminated
 from mesh_wire.serving import Serving, serving
 from mesh_wire.settings import Mesh
 from mesh_wire.telemetry import Telemetry, exporting, parent_of
-from router_svc.answers import RouterAnswers, ranked
+from mesh_wire.ticket_keys import keys_of
+from mesh_wire.tickets import TicketOffice
+from router_svc.answers import RouterAnswers
 from router_svc.classification import Classifier
+from router_svc.desk import Desk
+from router_svc.explaining import explained
 from router_svc.fleet import Fleet, open_fleet
-from router_svc.selection import Policy, expected_wait_s
+from router_svc.route_exchange import RouteExchange
+from router_svc.selection import Policy
 from router_svc.strategy import open_strategy
 
 log = logging.getLogger(__name__)
@@ -42,8 +48,9 @@ SERVICE = "expertmesh.v1.RouterService"
 class RouterServicer(router_pb2_grpc.RouterServiceServicer):
     """Speaks `RouterService` for one router."""
 
-    def __init__(self, answers: RouterAnswers, fleet: Fleet, policy: Policy, telemetry: Telemetry) -> None:
+    def __init__(self, answers: RouterAnswers, fleet: Fleet, policy: Policy, telemetry: Telemetry, desk: Desk) -> None:
         self._answers = answers
+        self._desk = desk
         self._fleet = fleet
         self._policy = policy
         self._telemetry = telemetry
@@ -62,25 +69,19 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
             asked = Asked(Deadline.after(context.time_remaining()), "", span, time.monotonic())
             decision, chosen, scores, timings = await self._answers.decide(request.request, asked)
             span.set_attribute("rpc.response.status_code", "OK")
-        falling = ranked(scores)
-        return RouteResponse(
-            route=chosen,
-            endpoint=decision.chosen.endpoint,
-            scores=falling,
-            threshold=self._policy.threshold,
-            margin=falling[0].score - falling[1].score if len(falling) > 1 else 0.0,
-            replicas=[
-                ReplicaWeighed(
-                    replica=candidate.replica,
-                    endpoint=candidate.endpoint,
-                    expected_wait=duration(expected_wait_s(candidate)),
-                    load=candidate.load,
-                    outstanding=candidate.outstanding,
-                )
-                for candidate in decision.weighed
-            ],
-            timings=timings,
-        )
+        response = explained(decision, chosen, scores, self._policy)
+        response.timings.CopyFrom(timings)
+        response.ticket = self._fleet.replica(response.endpoint).ticket(decision.expert, asked.deadline)
+        return response
+
+    async def RouteSession(
+        self,
+        requests: AsyncIterator[RouteSessionRequest],
+        context: grpc.aio.ServicerContext[RouteSessionRequest, RouteSessionResponse],
+    ) -> AsyncGenerator[RouteSessionResponse, None]:
+        async with aclosing(RouteExchange(self._desk).answers(requests)) as responses:
+            async for response in responses:
+                yield response
 
     async def ListExperts(
         self,
@@ -123,7 +124,9 @@ async def router_server(mesh: Mesh, telemetry: Telemetry) -> AsyncIterator[Servi
     """
     section = mesh.router
     policy = Policy(generalist=section.generalist, threshold=section.threshold)
-    async with open_fleet(mesh.targets, telemetry, section.expert_tls) as fleet:
+    keys = keys_of(mesh.tickets)
+    office = TicketOffice(keys, mesh.tickets.lifetime_s) if keys else None
+    async with open_fleet(mesh.targets, telemetry, section.expert_tls, office) as fleet:
         await fleet.looked()
         strategy = open_strategy(
             section.strategy,
@@ -133,13 +136,15 @@ async def router_server(mesh: Mesh, telemetry: Telemetry) -> AsyncIterator[Servi
             seed=section.seed,
         )
         admission = Admission(section.max_in_flight, reason="ROUTER_BUSY")
-        answers = RouterAnswers(Classifier(strategy), fleet, policy, admission, telemetry)
+        classifier = Classifier(strategy)
+        answers = RouterAnswers(classifier, fleet, policy, admission, telemetry)
         answering = InferenceServicer(answers, telemetry)
+        desk = Desk(classifier, fleet, policy, admission, telemetry, lambda: answering.draining)
 
         def register(server: grpc.aio.Server) -> None:
             inference_pb2_grpc.add_InferenceServiceServicer_to_server(answering, server)
             router_pb2_grpc.add_RouterServiceServicer_to_server(
-                RouterServicer(answers, fleet, policy, telemetry), server
+                RouterServicer(answers, fleet, policy, telemetry, desk), server
             )
 
         async with serving(
@@ -152,14 +157,20 @@ async def router_server(mesh: Mesh, telemetry: Telemetry) -> AsyncIterator[Servi
             max_message_bytes=section.max_message_bytes,
             with_reflection=section.reflection,
             with_channelz=section.channelz,
+            shares_port=section.workers > 1,
         ) as server:
             yield server
 
 
-async def main(mesh: Mesh) -> int:
-    """Run one router process until it is told to stop; returns the exit code."""
+async def main(mesh: Mesh, worker: int = 0) -> int:
+    """Run one router process until it is told to stop; returns the exit code.
+
+    Args:
+        worker: its number among those that share the port; 0 where it is alone.
+    """
     async with AsyncExitStack() as life:
-        telemetry = life.enter_context(exporting("expertmesh-router", mesh.router.listen))
+        instance = f"{mesh.router.listen} worker {worker}" if worker else mesh.router.listen
+        telemetry = life.enter_context(exporting("expertmesh-router", instance))
         stop = asyncio.create_task(terminated())
         opening = asyncio.create_task(life.enter_async_context(router_server(mesh, telemetry)))
         await asyncio.wait((stop, opening), return_when=asyncio.FIRST_COMPLETED)
@@ -168,6 +179,7 @@ async def main(mesh: Mesh) -> int:
             await asyncio.wait((opening,))
             return STOPPED
         server = await opening
+        settle()
         log.info("the router serves on port %d", server.port)
         await stop
         log.info("the router drains after %s", stop.result().name)

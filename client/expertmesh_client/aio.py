@@ -20,9 +20,11 @@ from expertmesh_client.calls import (
     LONGEST_PAUSE_S,
     PAUSE_GROWTH,
     Call,
+    DirectCall,
     OwnCall,
     SharedCall,
 )
+from expertmesh_client.routes import Ways
 from mesh_wire.errors import error_of_call
 from mesh_wire.serving import open_channel
 from mesh_wire.session_caller import SessionCaller
@@ -70,6 +72,9 @@ class AsyncClient:
         telemetry: records a span per call and sends its context along; None records nothing.
         over: how answers come: all through one long-lived `Session`, the cheapest, or each through a `Generate` call
             of its own, which may spread over several servers behind one name. The behaviour is the same.
+        direct: ask the router for decisions alone and get answers from the experts themselves, over a session to each,
+            so that no token passes the router. The experts' addresses must be reachable from here.
+        expert_tls: how experts are reached then; None means as the router is.
     """
 
     def __init__(
@@ -80,6 +85,8 @@ class AsyncClient:
         timeout_s: float | None = None,
         telemetry: Telemetry | None = None,
         over: Over = "session",
+        direct: bool = False,
+        expert_tls: ClientTls | None = None,
     ) -> None:
         self.target = target
         self._over = over
@@ -88,10 +95,14 @@ class AsyncClient:
         self._channel = open_channel(target, tls, service_config=SERVICE_CONFIG)
         self._inference = InferenceServiceStub(self._channel)
         self._sessions = SessionCaller(self._channel, self._telemetry)
+        towards = tls if expert_tls is None else expert_tls
+        self._ways = Ways(self._channel, self._telemetry, lambda to: open_channel(to, towards)) if direct else None
         self._router = RouterServiceStub(self._channel)
 
     async def close(self) -> None:
         """Close the connection; calls under way are cancelled."""
+        if self._ways is not None:
+            await self._ways.close()
         await self._sessions.close()
         await self._channel.close()
 
@@ -132,6 +143,8 @@ class AsyncClient:
         )
 
         def begin(span: CallSpan) -> Call:
+            if self._ways is not None:
+                return DirectCall(self._ways, request, self._time(timeout_s), dict(span.headers))
             if self._over == "session":
                 return SharedCall(self._sessions, request, self._time(timeout_s), dict(span.headers))
             return OwnCall(self._inference.Generate(request, timeout=self._time(timeout_s), metadata=span.headers))

@@ -110,13 +110,22 @@ class Client:
         timeout_s: float | None = None,
         telemetry: Telemetry | None = None,
         over: Over = "session",
+        direct: bool = False,
+        expert_tls: ClientTls | None = None,
     ) -> None:
         self.target = target
         self._loop = LoopThread()
         try:
-            self._client = self._loop.run(
-                _opened(target, tls=tls, timeout_s=timeout_s, telemetry=telemetry, over=over)
+            opened = _opened(
+                target,
+                tls=tls,
+                timeout_s=timeout_s,
+                telemetry=telemetry,
+                over=over,
+                direct=direct,
+                expert_tls=expert_tls,
             )
+            self._client = self._loop.run(opened)
         except BaseException:
             self._loop.end()
             raise

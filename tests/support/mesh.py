@@ -17,7 +17,7 @@ from expertmesh.v1.inference_pb2_grpc import InferenceServiceStub
 from expertmesh.v1.router_pb2 import ListExpertsRequest, ListExpertsResponse
 from expertmesh.v1.router_pb2_grpc import RouterServiceStub
 from mesh_wire.serving import Serving, open_channel
-from mesh_wire.settings import ExpertSection, Mesh, RouterSection, Simulation
+from mesh_wire.settings import ExpertSection, Mesh, RouterSection, Simulation, TicketSection
 from mesh_wire.telemetry import Telemetry
 from mesh_wire.tls import ClientTls
 from router_svc.service import router_server
@@ -83,6 +83,7 @@ async def running_expert(
     simulation: Simulation | None = None,
     telemetry: Telemetry | None = None,
     caller_tls: ClientTls | None = None,
+    tickets: TicketSection | None = None,
     **section: Any,
 ) -> AsyncIterator[RunningExpert]:
     """Serve an engine, a simulated one unless given.
@@ -100,7 +101,7 @@ async def running_expert(
     )
     async with AsyncExitStack() as life:
         running = engine or await life.enter_async_context(open_engine(settings))
-        server = await life.enter_async_context(expert_server(running, settings, telemetry or Telemetry.off()))
+        server = await life.enter_async_context(expert_server(running, settings, telemetry or Telemetry.off(), tickets))
         host = settings.listen.rpartition(":")[0]
         channel = await life.enter_async_context(open_channel(f"{host}:{server.port}", caller_tls))
         yield RunningExpert(
@@ -120,6 +121,7 @@ async def running_router(
     strategy: str | Strategy = "round_robin",
     serves: Iterable[str] = (),
     telemetry: Telemetry | None = None,
+    tickets: TicketSection | None = None,
     **section: Any,
 ) -> AsyncIterator[RunningRouter]:
     """Serve a router before `targets`.
@@ -133,9 +135,13 @@ async def running_router(
     fields["strategy"] = strategy if isinstance(strategy, str) else "round_robin"
     named = dict.fromkeys(serves)
     expert = ExpertSection(name="named", serves=named or {"nobody": None}, listen=ANYWHERE, simulated=Simulation())
-    mesh = Mesh(router=RouterSection(**fields), experts=(expert,) if named else ())
+    experts = (expert,) if named else ()
+    mesh = Mesh(router=RouterSection(**fields), experts=experts, tickets=tickets or TicketSection())
     async with AsyncExitStack() as life:
         given = not isinstance(strategy, str)
+        life.enter_context(patch("router_svc.desk.drawn", lambda: None))
+        for module in ("answers", "desk"):
+            life.enter_context(patch(f"router_svc.{module}.drawn", lambda: None))  # the same replica every time
         with patch("router_svc.service.open_strategy", lambda *_, **__: strategy) if given else nullcontext():
             server = await life.enter_async_context(router_server(mesh, telemetry or Telemetry.off()))
         channel = await life.enter_async_context(open_channel(f"127.0.0.1:{server.port}"))
@@ -156,6 +162,7 @@ async def running_mesh(
     telemetry: Telemetry | None = None,
     expert_telemetry: Telemetry | None = None,
     expert_section: Mapping[str, Any] | None = None,
+    tickets: TicketSection | None = None,
     **router: Any,
 ) -> AsyncIterator[RunningRouter]:
     """Serve experts and a router before them.
@@ -171,7 +178,14 @@ async def running_mesh(
             engine = what if hasattr(what, "generate") else None
             serves = () if hasattr(what, "generate") else tuple(what)
             running[name] = await life.enter_async_context(
-                running_expert(*serves, name=name, engine=engine, telemetry=expert_telemetry, **(expert_section or {}))
+                running_expert(
+                    *serves,
+                    name=name,
+                    engine=engine,
+                    telemetry=expert_telemetry,
+                    tickets=tickets,
+                    **(expert_section or {}),
+                )
             )
         served = dict.fromkeys(one.name for each in running.values() for one in each.engine.description.experts)
         mesh = await life.enter_async_context(
@@ -180,6 +194,7 @@ async def running_mesh(
                 strategy=strategy,
                 serves=served,
                 telemetry=telemetry,
+                tickets=tickets,
                 **router,
             )
         )

@@ -22,10 +22,12 @@ from mesh_wire.errors import (
     BadInput,
     Busy,
     DeadlinePassed,
+    Forbidden,
     Foreign,
     Internal,
     MeshError,
     NotFound,
+    Unauthenticated,
     Unavailable,
     Unsupported,
     error_of,
@@ -34,7 +36,18 @@ from mesh_wire.errors import (
 )
 
 ROOT = Path(__file__).parents[2]
-KINDS = [BadInput, NotFound, AlreadyExists, Unsupported, Busy, Unavailable, DeadlinePassed, Internal]
+KINDS = [
+    BadInput,
+    NotFound,
+    AlreadyExists,
+    Unsupported,
+    Busy,
+    Unavailable,
+    DeadlinePassed,
+    Unauthenticated,
+    Forbidden,
+    Internal,
+]
 REASONS = {name.removeprefix("ERROR_REASON_") for name in ErrorReason.keys()} - {"UNSPECIFIED"}  # noqa: SIM118  # no dict
 
 words = st.text(st.characters(exclude_categories=["Cs"]), max_size=80)

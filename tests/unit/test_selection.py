@@ -1,5 +1,6 @@
 """From scores and the fleet's state to one replica."""
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from expertmesh.v1.generation_pb2 import RouteReason
 from mesh_wire.deadlines import duration
 from mesh_wire.errors import NotFound, Unavailable
 from router_svc import strategy
-from router_svc.selection import UNMEASURED_STEP_S, Candidate, Policy, expected_wait_s, fold, select
+from router_svc.selection import NEAR, UNMEASURED_STEP_S, Candidate, Policy, expected_wait_s, fold, select
 
 POLICY = Policy(generalist="general", threshold=0.4)
 CONFIDENT, UNSURE = RouteReason.ROUTE_REASON_CONFIDENT, RouteReason.ROUTE_REASON_UNSURE
@@ -123,6 +124,51 @@ def test_equal_replicas_are_taken_in_a_fixed_order() -> None:
     assert [one.replica for one in select({"math": 1.0}, fleet, POLICY).weighed] == ["a", "b", "c"]
 
 
+def test_the_report_counts_everybody_and_what_this_router_did_since_is_added() -> None:
+    fleet = [
+        replica("a", "math", load=Load(running=6), outstanding=4, untold=4, max_running=64),  # ten, of six routers
+        replica("b", "math", load=Load(running=9), outstanding=9, untold=0, max_running=64),
+        replica("c", "math", load=Load(running=12), outstanding=1, untold=-5, max_running=64),
+    ]
+
+    assert [one.replica for one in select({"math": 1.0}, fleet, POLICY).weighed] == ["c", "b", "a"]
+
+
+def test_a_report_that_left_before_this_router_s_requests_arrived_does_not_hide_them() -> None:
+    fleet = [replica("a", "math", outstanding=3, untold=0), replica("b", "math", load=Load(running=2))]
+
+    assert select({"math": 1.0}, fleet, POLICY).chosen.replica == "b"
+
+
+CHANCES = [n / 100 for n in range(100)]
+
+
+def test_chance_spreads_over_equal_replicas_evenly() -> None:
+    fleet = [replica(name, "math", max_running=64) for name in "abcd"]
+
+    chosen = Counter(select({"math": 1.0}, fleet, POLICY, chance=chance).chosen.replica for chance in CHANCES)
+
+    assert chosen == {"a": 25, "b": 25, "c": 25, "d": 25}
+
+
+def test_chance_takes_the_better_of_two_near_replicas() -> None:
+    fleet = [replica(name, "math", load=Load(running=running), max_running=64) for running, name in enumerate("abcd")]
+
+    chosen = Counter(select({"math": 1.0}, fleet, POLICY, chance=chance).chosen.replica for chance in CHANCES)
+
+    assert chosen["a"] > chosen["b"] > chosen["c"] > chosen["d"] == 0
+
+
+def test_chance_does_not_choose_a_replica_that_is_far_from_the_best() -> None:
+    full = Load(running=64, waiting=1)
+    fleet = [*(replica(name, "math", load=full, max_running=64) for name in "abc"), replica("d", "math")]
+
+    decisions = [select({"math": 1.0}, fleet, POLICY, chance=chance) for chance in CHANCES]
+
+    assert {decision.chosen.replica for decision in decisions} == {"d"}
+    assert {len(decision.weighed) for decision in decisions} == {4}
+
+
 # Any fleet at all
 
 names = st.sampled_from(["general", "math", "coding", "law"])
@@ -140,6 +186,7 @@ candidates = st.builds(
     serving=st.booleans(),
     load=loads,
     outstanding=st.integers(0, 50),
+    untold=st.integers(-50, 50),
     max_running=st.integers(0, 64),
 )
 fleets = st.lists(candidates, max_size=6, unique_by=lambda one: one.endpoint)
@@ -147,13 +194,25 @@ scored = st.dictionaries(names, st.floats(0, 1), max_size=4)
 policies = st.builds(Policy, generalist=st.sampled_from(["general", "math"]), threshold=st.floats(0, 1))
 
 
-@given(scored, fleets, policies, st.just("") | names, st.sets(st.sampled_from([f"10.0.0.{n}:1" for n in range(6)])))
+@given(
+    scored,
+    fleets,
+    policies,
+    st.just("") | names,
+    st.sets(st.sampled_from([f"10.0.0.{n}:1" for n in range(6)])),
+    st.none() | st.floats(0, 1, exclude_max=True),
+)
 def test_whoever_is_chosen_can_answer(
-    scores: dict[str, float], fleet: list[Candidate], policy: Policy, pinned: str, excluded: set[str]
+    scores: dict[str, float],
+    fleet: list[Candidate],
+    policy: Policy,
+    pinned: str,
+    excluded: set[str],
+    chance: float | None,
 ) -> None:
     able = [one for one in fleet if one.serving and one.endpoint not in excluded]
     try:
-        decision = select(scores, fleet, policy, pinned=pinned, excluded=excluded)
+        decision = select(scores, fleet, policy, pinned=pinned, excluded=excluded, chance=chance)
     except (NotFound, Unavailable):
         decision = None
     if decision is None:
@@ -162,7 +221,9 @@ def test_whoever_is_chosen_can_answer(
     assert decision.expert in decision.chosen.experts
     assert all(one in able and decision.expert in one.experts for one in decision.weighed)
     assert set(map(id, decision.weighed)) == {id(one) for one in able if decision.expert in one.experts}
-    assert expected_wait_s(decision.chosen) == min(map(expected_wait_s, decision.weighed))
+    waits = [expected_wait_s(one) for one in decision.weighed]
+    assert waits[1:] == sorted(waits[1:])
+    assert waits[0] <= min(waits) * (1 if chance is None else NEAR)
     assert decision.reason != RouteReason.ROUTE_REASON_UNSPECIFIED
     if pinned:
         assert (decision.expert, decision.reason) == (pinned, PINNED)
@@ -188,6 +249,7 @@ def test_more_load_never_means_less_wait(one: Candidate, more: int, where: str) 
         serving=one.serving,
         load=load,
         outstanding=outstanding,
+        untold=one.untold,
         max_running=one.max_running,
     )
 

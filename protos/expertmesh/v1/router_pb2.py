@@ -25,31 +25,42 @@ _sym_db = _symbol_database.Default()
 from expertmesh.v1 import expert_pb2 as expertmesh_dot_v1_dot_expert__pb2
 from expertmesh.v1 import generation_pb2 as expertmesh_dot_v1_dot_generation__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x65xpertmesh/v1/router.proto\x12\rexpertmesh.v1\x1a\x1a\x65xpertmesh/v1/expert.proto\x1a\x1e\x65xpertmesh/v1/generation.proto\x1a\x1egoogle/protobuf/duration.proto\"?\n\x0cRouteRequest\x12/\n\x07request\x18\x01 \x01(\x0b\x32\x1e.expertmesh.v1.GenerateRequest\"\x8a\x02\n\rRouteResponse\x12)\n\x05route\x18\x01 \x01(\x0b\x32\x1a.expertmesh.v1.RouteChosen\x12\x10\n\x08\x65ndpoint\x18\x02 \x01(\t\x12\x0e\n\x06ticket\x18\x03 \x01(\t\x12*\n\x06scores\x18\x04 \x03(\x0b\x32\x1a.expertmesh.v1.ExpertScore\x12\x11\n\tthreshold\x18\x05 \x01(\x01\x12\x0e\n\x06margin\x18\x06 \x01(\x01\x12/\n\x08replicas\x18\x07 \x03(\x0b\x32\x1d.expertmesh.v1.ReplicaWeighed\x12,\n\x07timings\x18\x08 \x01(\x0b\x32\x1b.expertmesh.v1.StageTimings\"\x9d\x01\n\x0eReplicaWeighed\x12\x0f\n\x07replica\x18\x01 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x02 \x01(\t\x12\x30\n\rexpected_wait\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12!\n\x04load\x18\x04 \x01(\x0b\x32\x13.expertmesh.v1.Load\x12\x13\n\x0boutstanding\x18\x05 \x01(\r\"\x14\n\x12ListExpertsRequest\"\xa6\x01\n\x13ListExpertsResponse\x12&\n\x07\x65xperts\x18\x01 \x03(\x0b\x32\x15.expertmesh.v1.Expert\x12\x12\n\ngeneralist\x18\x02 \x01(\t\x12\x10\n\x08strategy\x18\x03 \x01(\t\x12\x10\n\x08\x61rtefact\x18\x04 \x01(\t\x12/\n\x0bunreachable\x18\x05 \x03(\x0b\x32\x1a.expertmesh.v1.Unreachable\"S\n\x06\x45xpert\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tavailable\x18\x02 \x01(\x08\x12(\n\x08replicas\x18\x03 \x03(\x0b\x32\x16.expertmesh.v1.Replica\"\xa8\x01\n\x07Replica\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x02 \x01(\t\x12\x0f\n\x07serving\x18\x03 \x01(\x08\x12\x34\n\x0b\x64\x65scription\x18\x04 \x01(\x0b\x32\x1f.expertmesh.v1.DescribeResponse\x12!\n\x04load\x18\x05 \x01(\x0b\x32\x13.expertmesh.v1.Load\x12\x13\n\x0boutstanding\x18\x06 \x01(\r\"/\n\x0bUnreachable\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t2\xa9\x01\n\rRouterService\x12\x42\n\x05Route\x12\x1b.expertmesh.v1.RouteRequest\x1a\x1c.expertmesh.v1.RouteResponse\x12T\n\x0bListExperts\x12!.expertmesh.v1.ListExpertsRequest\x1a\".expertmesh.v1.ListExpertsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x65xpertmesh/v1/router.proto\x12\rexpertmesh.v1\x1a\x1a\x65xpertmesh/v1/expert.proto\x1a\x1e\x65xpertmesh/v1/generation.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\"?\n\x0cRouteRequest\x12/\n\x07request\x18\x01 \x01(\x0b\x32\x1e.expertmesh.v1.GenerateRequest\"\x8a\x02\n\rRouteResponse\x12)\n\x05route\x18\x01 \x01(\x0b\x32\x1a.expertmesh.v1.RouteChosen\x12\x10\n\x08\x65ndpoint\x18\x02 \x01(\t\x12\x0e\n\x06ticket\x18\x03 \x01(\t\x12*\n\x06scores\x18\x04 \x03(\x0b\x32\x1a.expertmesh.v1.ExpertScore\x12\x11\n\tthreshold\x18\x05 \x01(\x01\x12\x0e\n\x06margin\x18\x06 \x01(\x01\x12/\n\x08replicas\x18\x07 \x03(\x0b\x32\x1d.expertmesh.v1.ReplicaWeighed\x12,\n\x07timings\x18\x08 \x01(\x0b\x32\x1b.expertmesh.v1.StageTimings\"i\n\x13RouteSessionRequest\x12%\n\x04\x61sks\x18\x01 \x03(\x0b\x32\x17.expertmesh.v1.RouteAsk\x12+\n\x07reports\x18\x02 \x03(\x0b\x32\x1a.expertmesh.v1.RouteReport\"\xe6\x01\n\x08RouteAsk\x12\x10\n\x08route_id\x18\x01 \x01(\r\x12/\n\x07request\x18\x02 \x01(\x0b\x32\x1e.expertmesh.v1.GenerateRequest\x12*\n\x07timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0btraceparent\x18\x04 \x01(\t\x12\x12\n\ntracestate\x18\x05 \x01(\t\x12\x0e\n\x06\x63\x61ller\x18\x06 \x01(\t\x12\x0f\n\x07\x65xplain\x18\x07 \x01(\x08\x12\x0f\n\x07reserve\x18\x08 \x01(\x08\x12\x10\n\x08\x65xcluded\x18\t \x03(\t\"i\n\x0bRouteReport\x12\x10\n\x08route_id\x18\x01 \x01(\r\x12#\n\x05usage\x18\x02 \x01(\x0b\x32\x14.expertmesh.v1.Usage\x12#\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x12.google.rpc.Status\"C\n\x14RouteSessionResponse\x12+\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x1a.expertmesh.v1.RouteAnswer\"\x83\x01\n\x0bRouteAnswer\x12\x10\n\x08route_id\x18\x01 \x01(\r\x12\x30\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0b\x32\x1c.expertmesh.v1.RouteResponseH\x00\x12%\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"\x9d\x01\n\x0eReplicaWeighed\x12\x0f\n\x07replica\x18\x01 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x02 \x01(\t\x12\x30\n\rexpected_wait\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12!\n\x04load\x18\x04 \x01(\x0b\x32\x13.expertmesh.v1.Load\x12\x13\n\x0boutstanding\x18\x05 \x01(\r\"\x14\n\x12ListExpertsRequest\"\xa6\x01\n\x13ListExpertsResponse\x12&\n\x07\x65xperts\x18\x01 \x03(\x0b\x32\x15.expertmesh.v1.Expert\x12\x12\n\ngeneralist\x18\x02 \x01(\t\x12\x10\n\x08strategy\x18\x03 \x01(\t\x12\x10\n\x08\x61rtefact\x18\x04 \x01(\t\x12/\n\x0bunreachable\x18\x05 \x03(\x0b\x32\x1a.expertmesh.v1.Unreachable\"S\n\x06\x45xpert\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tavailable\x18\x02 \x01(\x08\x12(\n\x08replicas\x18\x03 \x03(\x0b\x32\x16.expertmesh.v1.Replica\"\xa8\x01\n\x07Replica\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x02 \x01(\t\x12\x0f\n\x07serving\x18\x03 \x01(\x08\x12\x34\n\x0b\x64\x65scription\x18\x04 \x01(\x0b\x32\x1f.expertmesh.v1.DescribeResponse\x12!\n\x04load\x18\x05 \x01(\x0b\x32\x13.expertmesh.v1.Load\x12\x13\n\x0boutstanding\x18\x06 \x01(\r\"/\n\x0bUnreachable\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t2\x86\x02\n\rRouterService\x12\x42\n\x05Route\x12\x1b.expertmesh.v1.RouteRequest\x1a\x1c.expertmesh.v1.RouteResponse\x12[\n\x0cRouteSession\x12\".expertmesh.v1.RouteSessionRequest\x1a#.expertmesh.v1.RouteSessionResponse(\x01\x30\x01\x12T\n\x0bListExperts\x12!.expertmesh.v1.ListExpertsRequest\x1a\".expertmesh.v1.ListExpertsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'expertmesh.v1.router_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROUTEREQUEST']._serialized_start=137
-  _globals['_ROUTEREQUEST']._serialized_end=200
-  _globals['_ROUTERESPONSE']._serialized_start=203
-  _globals['_ROUTERESPONSE']._serialized_end=469
-  _globals['_REPLICAWEIGHED']._serialized_start=472
-  _globals['_REPLICAWEIGHED']._serialized_end=629
-  _globals['_LISTEXPERTSREQUEST']._serialized_start=631
-  _globals['_LISTEXPERTSREQUEST']._serialized_end=651
-  _globals['_LISTEXPERTSRESPONSE']._serialized_start=654
-  _globals['_LISTEXPERTSRESPONSE']._serialized_end=820
-  _globals['_EXPERT']._serialized_start=822
-  _globals['_EXPERT']._serialized_end=905
-  _globals['_REPLICA']._serialized_start=908
-  _globals['_REPLICA']._serialized_end=1076
-  _globals['_UNREACHABLE']._serialized_start=1078
-  _globals['_UNREACHABLE']._serialized_end=1125
-  _globals['_ROUTERSERVICE']._serialized_start=1128
-  _globals['_ROUTERSERVICE']._serialized_end=1297
+  _globals['_ROUTEREQUEST']._serialized_start=162
+  _globals['_ROUTEREQUEST']._serialized_end=225
+  _globals['_ROUTERESPONSE']._serialized_start=228
+  _globals['_ROUTERESPONSE']._serialized_end=494
+  _globals['_ROUTESESSIONREQUEST']._serialized_start=496
+  _globals['_ROUTESESSIONREQUEST']._serialized_end=601
+  _globals['_ROUTEASK']._serialized_start=604
+  _globals['_ROUTEASK']._serialized_end=834
+  _globals['_ROUTEREPORT']._serialized_start=836
+  _globals['_ROUTEREPORT']._serialized_end=941
+  _globals['_ROUTESESSIONRESPONSE']._serialized_start=943
+  _globals['_ROUTESESSIONRESPONSE']._serialized_end=1010
+  _globals['_ROUTEANSWER']._serialized_start=1013
+  _globals['_ROUTEANSWER']._serialized_end=1144
+  _globals['_REPLICAWEIGHED']._serialized_start=1147
+  _globals['_REPLICAWEIGHED']._serialized_end=1304
+  _globals['_LISTEXPERTSREQUEST']._serialized_start=1306
+  _globals['_LISTEXPERTSREQUEST']._serialized_end=1326
+  _globals['_LISTEXPERTSRESPONSE']._serialized_start=1329
+  _globals['_LISTEXPERTSRESPONSE']._serialized_end=1495
+  _globals['_EXPERT']._serialized_start=1497
+  _globals['_EXPERT']._serialized_end=1580
+  _globals['_REPLICA']._serialized_start=1583
+  _globals['_REPLICA']._serialized_end=1751
+  _globals['_UNREACHABLE']._serialized_start=1753
+  _globals['_UNREACHABLE']._serialized_end=1800
+  _globals['_ROUTERSERVICE']._serialized_start=1803
+  _globals['_ROUTERSERVICE']._serialized_end=2065
 # @@protoc_insertion_point(module_scope)

@@ -3,6 +3,7 @@ import datetime
 from expertmesh.v1 import expert_pb2 as _expert_pb2
 from expertmesh.v1 import generation_pb2 as _generation_pb2
 from google.protobuf import duration_pb2 as _duration_pb2
+from google.rpc import status_pb2 as _status_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -36,6 +37,62 @@ class RouteResponse(_message.Message):
     replicas: _containers.RepeatedCompositeFieldContainer[ReplicaWeighed]
     timings: _generation_pb2.StageTimings
     def __init__(self, route: _Optional[_Union[_generation_pb2.RouteChosen, _Mapping]] = ..., endpoint: _Optional[str] = ..., ticket: _Optional[str] = ..., scores: _Optional[_Iterable[_Union[_generation_pb2.ExpertScore, _Mapping]]] = ..., threshold: _Optional[float] = ..., margin: _Optional[float] = ..., replicas: _Optional[_Iterable[_Union[ReplicaWeighed, _Mapping]]] = ..., timings: _Optional[_Union[_generation_pb2.StageTimings, _Mapping]] = ...) -> None: ...
+
+class RouteSessionRequest(_message.Message):
+    __slots__ = ("asks", "reports")
+    ASKS_FIELD_NUMBER: _ClassVar[int]
+    REPORTS_FIELD_NUMBER: _ClassVar[int]
+    asks: _containers.RepeatedCompositeFieldContainer[RouteAsk]
+    reports: _containers.RepeatedCompositeFieldContainer[RouteReport]
+    def __init__(self, asks: _Optional[_Iterable[_Union[RouteAsk, _Mapping]]] = ..., reports: _Optional[_Iterable[_Union[RouteReport, _Mapping]]] = ...) -> None: ...
+
+class RouteAsk(_message.Message):
+    __slots__ = ("route_id", "request", "timeout", "traceparent", "tracestate", "caller", "explain", "reserve", "excluded")
+    ROUTE_ID_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_FIELD_NUMBER: _ClassVar[int]
+    TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
+    TRACESTATE_FIELD_NUMBER: _ClassVar[int]
+    CALLER_FIELD_NUMBER: _ClassVar[int]
+    EXPLAIN_FIELD_NUMBER: _ClassVar[int]
+    RESERVE_FIELD_NUMBER: _ClassVar[int]
+    EXCLUDED_FIELD_NUMBER: _ClassVar[int]
+    route_id: int
+    request: _generation_pb2.GenerateRequest
+    timeout: _duration_pb2.Duration
+    traceparent: str
+    tracestate: str
+    caller: str
+    explain: bool
+    reserve: bool
+    excluded: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, route_id: _Optional[int] = ..., request: _Optional[_Union[_generation_pb2.GenerateRequest, _Mapping]] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., traceparent: _Optional[str] = ..., tracestate: _Optional[str] = ..., caller: _Optional[str] = ..., explain: _Optional[bool] = ..., reserve: _Optional[bool] = ..., excluded: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class RouteReport(_message.Message):
+    __slots__ = ("route_id", "usage", "failure")
+    ROUTE_ID_FIELD_NUMBER: _ClassVar[int]
+    USAGE_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    route_id: int
+    usage: _generation_pb2.Usage
+    failure: _status_pb2.Status
+    def __init__(self, route_id: _Optional[int] = ..., usage: _Optional[_Union[_generation_pb2.Usage, _Mapping]] = ..., failure: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
+
+class RouteSessionResponse(_message.Message):
+    __slots__ = ("answers",)
+    ANSWERS_FIELD_NUMBER: _ClassVar[int]
+    answers: _containers.RepeatedCompositeFieldContainer[RouteAnswer]
+    def __init__(self, answers: _Optional[_Iterable[_Union[RouteAnswer, _Mapping]]] = ...) -> None: ...
+
+class RouteAnswer(_message.Message):
+    __slots__ = ("route_id", "decision", "failure")
+    ROUTE_ID_FIELD_NUMBER: _ClassVar[int]
+    DECISION_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    route_id: int
+    decision: RouteResponse
+    failure: _status_pb2.Status
+    def __init__(self, route_id: _Optional[int] = ..., decision: _Optional[_Union[RouteResponse, _Mapping]] = ..., failure: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
 
 class ReplicaWeighed(_message.Message):
     __slots__ = ("replica", "endpoint", "expected_wait", "load", "outstanding")

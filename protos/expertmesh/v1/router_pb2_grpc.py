@@ -40,6 +40,11 @@ class RouterServiceStub:
                 request_serializer=expertmesh_dot_v1_dot_router__pb2.RouteRequest.SerializeToString,
                 response_deserializer=expertmesh_dot_v1_dot_router__pb2.RouteResponse.FromString,
                 _registered_method=True)
+        self.RouteSession = channel.stream_stream(
+                '/expertmesh.v1.RouterService/RouteSession',
+                request_serializer=expertmesh_dot_v1_dot_router__pb2.RouteSessionRequest.SerializeToString,
+                response_deserializer=expertmesh_dot_v1_dot_router__pb2.RouteSessionResponse.FromString,
+                _registered_method=True)
         self.ListExperts = channel.unary_unary(
                 '/expertmesh.v1.RouterService/ListExperts',
                 request_serializer=expertmesh_dot_v1_dot_router__pb2.ListExpertsRequest.SerializeToString,
@@ -60,6 +65,15 @@ class RouterServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RouteSession(self, request_iterator, context):
+        """Returns decisions alone over one stream, for callers that have many to ask for: a message carries all that has
+        gathered since the message before, asks and answers alike. Each ask has its own trace, time and error; one that
+        fails does not disturb the others. Answers come in no particular order.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListExperts(self, request, context):
         """Lists the fleet: who serves what, and how they are.
         """
@@ -74,6 +88,11 @@ def add_RouterServiceServicer_to_server(servicer, server):
                     servicer.Route,
                     request_deserializer=expertmesh_dot_v1_dot_router__pb2.RouteRequest.FromString,
                     response_serializer=expertmesh_dot_v1_dot_router__pb2.RouteResponse.SerializeToString,
+            ),
+            'RouteSession': grpc.stream_stream_rpc_method_handler(
+                    servicer.RouteSession,
+                    request_deserializer=expertmesh_dot_v1_dot_router__pb2.RouteSessionRequest.FromString,
+                    response_serializer=expertmesh_dot_v1_dot_router__pb2.RouteSessionResponse.SerializeToString,
             ),
             'ListExperts': grpc.unary_unary_rpc_method_handler(
                     servicer.ListExperts,
@@ -109,6 +128,33 @@ class RouterService:
             '/expertmesh.v1.RouterService/Route',
             expertmesh_dot_v1_dot_router__pb2.RouteRequest.SerializeToString,
             expertmesh_dot_v1_dot_router__pb2.RouteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RouteSession(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/expertmesh.v1.RouterService/RouteSession',
+            expertmesh_dot_v1_dot_router__pb2.RouteSessionRequest.SerializeToString,
+            expertmesh_dot_v1_dot_router__pb2.RouteSessionResponse.FromString,
             options,
             channel_credentials,
             insecure,
