@@ -20,10 +20,10 @@ from expertmesh_client.calls import (
     LONGEST_PAUSE_S,
     PAUSE_GROWTH,
     Call,
-    DirectCall,
     OwnCall,
     SharedCall,
 )
+from expertmesh_client.direct import DirectCall
 from expertmesh_client.routes import Ways
 from mesh_wire.errors import error_of_call
 from mesh_wire.serving import open_channel

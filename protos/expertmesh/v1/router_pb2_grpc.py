@@ -66,9 +66,9 @@ class RouterServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RouteSession(self, request_iterator, context):
-        """Returns decisions alone over one stream, for callers that have many to ask for: a message carries all that has
-        gathered since the message before, asks and answers alike. Each ask has its own trace, time and error; one that
-        fails does not disturb the others. Answers come in no particular order.
+        """Returns decisions alone over one stream, for callers that have many to ask for: a message of asks carries all that
+        has gathered since the message before, and is answered by one message, or by several where it is long. Each ask has
+        its own trace, time and error; one that fails does not disturb the others. Answers come in no particular order.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -1,0 +1,106 @@
+"""An answer around the router: its decision, and then the expert's own words."""
+
+from collections.abc import Mapping
+
+import grpc
+from opentelemetry.trace import SpanKind
+
+from expertmesh.v1.generation_pb2 import Finished, GenerateRequest, RouteChosen, Usage
+from expertmesh_client.calls import Gathering
+from expertmesh_client.routes import Routed, Ways
+from mesh_wire.deadlines import Deadline
+from mesh_wire.errors import Busy, Foreign, MeshError, Unavailable
+from mesh_wire.outlets import StreamOutlet
+from mesh_wire.telemetry import parent_of
+
+
+class DirectCall(Gathering):
+    """An answer that comes from its expert itself, by a router's decision."""
+
+    def __init__(self, ways: Ways, request: GenerateRequest, timeout_s: float | None, trace: Mapping[str, str]) -> None:
+        self._ways = ways
+        self._parent = parent_of(trace.get("traceparent", ""), trace.get("tracestate", ""))
+        super().__init__(request, timeout_s)
+
+    @property
+    def _client_closed(self) -> bool:
+        return self._ways.closed
+
+    def _move(self) -> None:
+        self._ways.routes.renew()
+
+    async def _ask_once(self, deadline: Deadline) -> None:
+        """Ask for a route and follow it; once more, by another route, where its replica refuses or is lost."""
+        excluded: list[str] = []
+        refusal: MeshError | None = None
+        expert = ""
+        while True:
+            try:
+                routed = await self._route(deadline, excluded)
+            except MeshError as nobody:
+                raise refusal or nobody from None  # what the replica said tells more than that it was the only one
+            chosen = routed.decision.route
+            if isinstance(refusal, Busy) and chosen.expert != expert:  # a busy one's other replicas are as good
+                routed.report(failure=refusal)
+                raise refusal
+            try:
+                await self._follow(routed, deadline)
+                return
+            except (Busy, Unavailable) as error:
+                if refusal is not None or self._begun:
+                    raise
+                refusal, expert = error, chosen.expert
+                excluded.append(routed.decision.endpoint)
+
+    async def _route(self, deadline: Deadline, excluded: list[str]) -> Routed:
+        about = {"rpc.system.name": "grpc", "rpc.method": "expertmesh.v1.RouterService/RouteSession"}
+        telemetry = self._ways.telemetry
+        with telemetry.span("route", SpanKind.CLIENT, parent=self._parent, attributes=about) as span:
+            routed = await self._ways.routes.ask(self._request, deadline, telemetry.carry(), excluded)
+            span.set_attribute("rpc.response.status_code", "OK")
+            return routed
+
+    async def _follow(self, routed: Routed, deadline: Deadline) -> None:
+        decision = routed.decision
+        request = GenerateRequest()
+        request.CopyFrom(self._request)
+        request.expert = decision.route.expert
+        note = _Note(self._outlet, decision.route)
+        host, _, port = decision.endpoint.rpartition(":")
+        about: dict[str, str | int] = {
+            "rpc.system.name": "grpc",
+            "rpc.method": "expertmesh.v1.InferenceService/Session",
+            "server.address": host,
+            "server.port": int(port),
+            "expertmesh.expert": decision.route.expert,
+            "expertmesh.replica": decision.route.replica,
+        }
+        failure: MeshError | None = Foreign("the caller left", status=grpc.StatusCode.CANCELLED)
+        try:
+            with self._ways.telemetry.span(
+                "expert call", SpanKind.CLIENT, parent=self._parent, attributes=about
+            ) as span:
+                expert = self._ways.expert(decision.endpoint)
+                await expert.ask(request, self._outlet, deadline, relay=note, ticket=decision.ticket)
+                span.set_attribute("rpc.response.status_code", "OK")
+            failure = None
+        except MeshError as error:
+            failure = error
+            raise
+        finally:
+            routed.report(usage=note.usage, failure=failure)
+
+
+class _Note:
+    """Gives the route before an answer's first event, and keeps the usage of its last; see `Relay`."""
+
+    def __init__(self, outlet: StreamOutlet, chosen: RouteChosen) -> None:
+        self.usage: Usage | None = None
+        self._outlet = outlet
+        self._chosen = chosen
+
+    def begin(self) -> None:
+        self._outlet.route(self._chosen)
+
+    def end(self, finished: Finished) -> None:
+        self.usage = finished.usage
