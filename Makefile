@@ -49,7 +49,7 @@ test: setup model ## the whole suite
 demo: setup model ## start a mesh with real engines, ask it real questions, stop it
 	@$(PY) -m expertmesh_client.demo --config mesh.yaml
 
-bench: setup model ## measure the data plane against its peers; under ten minutes (python -m benchmarks.run --list shows the rest)
+bench: setup model ## measure the data plane against its peers, in under ten minutes
 	@$(PY) -m benchmarks.run $(BENCH_ARGS)
 
 lock: setup ## resolve requirements/cpu.lock again, to today's versions
