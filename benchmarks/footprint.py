@@ -18,6 +18,8 @@ from mesh_wire import mesh_file
 from mesh_wire.process import run
 from mesh_wire.serving import open_channel
 
+CLIENT = "from expertmesh_client import Client"
+
 
 def seconds_of(*arguments: str, runs: int = 5) -> float:
     """Return the median wall time of a Python process with these arguments."""
@@ -71,7 +73,7 @@ def command(
     bare = seconds_of("-c", "pass")
     rows: list[dict[str, Any]] = [
         {"what": f"router's resident memory after {requests} requests, MiB", "figure": memory[0]},
-        {"what": "import expertmesh_client, s", "figure": seconds_of("-c", "import expertmesh_client") - bare},
+        {"what": "from expertmesh_client import Client, s", "figure": seconds_of("-c", CLIENT) - bare},
         {"what": "expertmesh --help, s", "figure": seconds_of("-m", "expertmesh_client", "--help")},
         {"what": "python -c pass, s", "figure": bare},
     ]
