@@ -117,7 +117,7 @@ async def _ask_all(target: str, tls: Any, otlp: str, say: "_Says") -> list[Asked
 
     env = {"OTEL_EXPORTER_OTLP_ENDPOINT": otlp, "OTEL_METRICS_EXPORTER": "none"}
     with exporting("expertmesh-client", f"demo-{os.getpid()}", env=env) as telemetry:
-        async with AsyncClient(target, tls=tls, timeout_s=300, telemetry=telemetry) as client:
+        async with AsyncClient(target, tls=tls, timeout_s=300, telemetry=telemetry, over="generate") as client:
             await client.experts()  # the connection is not part of the first answer's time
             return [await _ask(client, domain, prompt, say) for domain, prompt in QUESTIONS]
 

@@ -86,7 +86,8 @@ async def _ask(
     from expertmesh_client.cli.shapes import answer_shape
 
     with _telemetry(always=traced is not None) as telemetry:
-        async with AsyncClient(target, tls=tls, telemetry=telemetry) as client:
+        # One prompt is one call; a session pays off for many.
+        async with AsyncClient(target, tls=tls, telemetry=telemetry, over="generate") as client:
             answer = client.generate(**asked)
             async with answer:
                 await _show(answer, silent=as_json)
