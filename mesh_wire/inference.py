@@ -16,7 +16,8 @@ from expertmesh.v1.inference_pb2 import SessionRequest, SessionResponse
 from expertmesh.v1.inference_pb2_grpc import InferenceServiceServicer
 from mesh_wire.answering import SERVICE, Answering, Answers, Asked, Gate
 from mesh_wire.deadlines import Deadline
-from mesh_wire.outlets import SessionOutbox, StreamOutlet
+from mesh_wire.outlets import StreamOutlet
+from mesh_wire.session_outbox import SessionOutbox
 from mesh_wire.sessions import Session
 from mesh_wire.telemetry import Telemetry, parent_of
 

@@ -12,7 +12,8 @@ from expertmesh.v1.inference_pb2 import SessionRequest, SessionResponse, Session
 from expertmesh.v1.inference_pb2_grpc import InferenceServiceStub
 from mesh_wire.deadlines import Deadline, duration
 from mesh_wire.errors import MeshError, Unavailable, error_of, error_of_call
-from mesh_wire.outlets import Outlet, rows_of
+from mesh_wire.outlets import Outlet
+from mesh_wire.session_outbox import rows_of
 from mesh_wire.telemetry import Telemetry
 
 log = logging.getLogger(__name__)

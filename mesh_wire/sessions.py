@@ -9,7 +9,7 @@ from expertmesh.v1.inference_pb2 import SessionRequest, SessionStart
 from mesh_wire.answering import Answering
 from mesh_wire.deadlines import Deadline, seconds
 from mesh_wire.errors import BadInput, MeshError
-from mesh_wire.outlets import SessionOutbox, SessionOutlet
+from mesh_wire.session_outbox import SessionOutbox, SessionOutlet
 from mesh_wire.telemetry import parent_of
 
 

@@ -10,7 +10,7 @@ from expertmesh.v1.generation_pb2 import Finished, GenerateRequest, GenerateResp
 from expertmesh.v1.inference_pb2 import SessionRequest, SessionResponse, SessionStart
 from mesh_wire.deadlines import duration
 from mesh_wire.errors import MeshError, error_of, error_of_call
-from mesh_wire.outlets import rows_of
+from mesh_wire.session_outbox import rows_of
 
 
 @dataclass

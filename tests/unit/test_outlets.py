@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from expertmesh.v1.generation_pb2 import Finished, GenerateResponse, RouteChosen, TokenLogprob, TokenLogprobs
 from expertmesh.v1.inference_pb2 import DeltaColumns, RowLogprobs, SessionResponse
 from mesh_wire.errors import BadInput
-from mesh_wire.outlets import SessionOutbox, StreamOutlet, rows_of
+from mesh_wire.outlets import StreamOutlet
+from mesh_wire.session_outbox import SessionOutbox, rows_of
 
 ROUTE, END = RouteChosen(expert="math"), Finished(request_id="x")
 
