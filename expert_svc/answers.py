@@ -1,17 +1,16 @@
 """How an expert answers: a place, the engine's chunks, the end with its timings."""
 
-import time
-from collections.abc import Sequence
 from contextlib import aclosing
 
 from expert_svc.engine import Chunk, Ended, Engine, EngineDied, Milestones
-from expertmesh.v1.generation_pb2 import Finished, FinishReason, GenerateRequest, StageTimings, Usage
+from expertmesh.v1.generation_pb2 import Finished, GenerateRequest, StageTimings, Usage
 from mesh_wire.admission import Admission
 from mesh_wire.deadlines import duration
 from mesh_wire.errors import Busy, NotFound, Unavailable
 from mesh_wire.inference import Asked
 from mesh_wire.outlets import Outlet
-from mesh_wire.telemetry import Telemetry
+from mesh_wire.telemetry import Telemetry, epoch_offset_ns
+from mesh_wire.words import finish_word
 
 STAGES = (
     ("engine.queue", "queue", "queued", "scheduled"),
@@ -73,7 +72,7 @@ class ExpertAnswers:
         """Put the engine's own times on the trace, and what it counted on the request's span."""
         if not self._telemetry.enabled:
             return
-        to_epoch_ns = time.time_ns() - time.monotonic_ns()
+        to_epoch_ns = epoch_offset_ns()
         for span, _, start, end in STAGES:
             began, over = getattr(ended.milestones, start), getattr(ended.milestones, end)
             if began is not None and over is not None:
@@ -86,14 +85,9 @@ class ExpertAnswers:
                 "gen_ai.usage.input_tokens": ended.prompt_tokens,
                 "gen_ai.usage.output_tokens": ended.completion_tokens,
                 "gen_ai.usage.cache_read.input_tokens": ended.cached_prompt_tokens,
-                "gen_ai.response.finish_reasons": finish_reasons(ended.reason),
+                "gen_ai.response.finish_reasons": [finish_word(ended.reason)],
             }
         )
-
-
-def finish_reasons(reason: FinishReason) -> Sequence[str]:
-    """Return the reason as the GenAI conventions write it."""
-    return [FinishReason.Name(reason).removeprefix("FINISH_REASON_").lower()]
 
 
 def _finished(ended: Ended, request_id: str) -> Finished:

@@ -23,7 +23,7 @@ from mesh_wire.telemetry import Telemetry, parent_of
 
 TICKET = "expertmesh-ticket"  # the metadata that carries a ticket
 
-__all__ = ["SERVICE", "Answers", "Asked", "InferenceServicer"]
+__all__ = ["SERVICE", "Answers", "Asked", "InferenceServicer", "headers_of"]
 
 
 class InferenceServicer(InferenceServiceServicer):
@@ -71,7 +71,7 @@ class InferenceServicer(InferenceServiceServicer):
         outlet = StreamOutlet()
         parent, ticket = Context(), ""
         if self._telemetry.enabled or self._answering.gate is not None:
-            headers = _headers(context)
+            headers = headers_of(context)
             ticket = headers.get(TICKET, "")
             parent = parent_of(headers.get("traceparent", ""), headers.get("tracestate", ""))
         task = asyncio.create_task(
@@ -96,7 +96,7 @@ class InferenceServicer(InferenceServiceServicer):
         context: grpc.aio.ServicerContext[SessionRequest, SessionResponse],
     ) -> AsyncGenerator[SessionResponse, None]:
         self._answering.refuse_if_draining()
-        ticket = _headers(context).get(TICKET, "") if self._answering.gate is not None else ""
+        ticket = headers_of(context).get(TICKET, "") if self._answering.gate is not None else ""
         session = Session(self._answering, traced=self._telemetry.enabled, ticket=ticket)
         self._sessions.add(session)
         reader = asyncio.create_task(session.read(requests))
@@ -118,7 +118,8 @@ class InferenceServicer(InferenceServiceServicer):
             outlet.merges = 0
 
 
-def _headers(context: grpc.aio.ServicerContext[Any, Any]) -> dict[str, str]:
+def headers_of(context: grpc.aio.ServicerContext[Any, Any]) -> dict[str, str]:
+    """Return a call's metadata that is text."""
     return {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
 
 

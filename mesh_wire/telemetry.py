@@ -5,6 +5,7 @@ Off, unless an OTLP endpoint is configured; then nothing is created and nothing 
 """
 
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -133,6 +134,11 @@ class Telemetry:
 def parent_of(traceparent: str, tracestate: str = "") -> Context:
     """Return the context that a caller's W3C headers name; an empty one where they are absent or malformed."""
     return _W3C.extract({"traceparent": traceparent, "tracestate": tracestate}, Context())
+
+
+def epoch_offset_ns() -> int:
+    """Return what to add to nanoseconds of `time.monotonic` to get a span's: nanoseconds since the epoch."""
+    return time.time_ns() - time.monotonic_ns()
 
 
 def fail(span: Span, error: BaseException) -> None:

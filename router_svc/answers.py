@@ -18,9 +18,10 @@ from mesh_wire.deadlines import duration, seconds
 from mesh_wire.errors import Busy, MeshError, Unavailable
 from mesh_wire.inference import Asked
 from mesh_wire.outlets import Outlet
-from mesh_wire.telemetry import Telemetry
+from mesh_wire.telemetry import Telemetry, epoch_offset_ns
+from mesh_wire.words import reason_word
 from router_svc.classification import Classifier, text_of
-from router_svc.explaining import chosen_of, reason_word
+from router_svc.explaining import chosen_of
 from router_svc.fleet import Fleet
 from router_svc.selection import Decision, Policy, select
 from router_svc.strategy import Strategy
@@ -98,8 +99,8 @@ class RouterAnswers:
 
     def _admitted(self, asked: Asked) -> StageTimings:
         if self._telemetry.enabled:
-            to_epoch_ns = time.time_ns() - time.monotonic_ns()
-            self._telemetry.past_span("route.admit", int(asked.began * 1e9) + to_epoch_ns, time.time_ns())
+            began_ns = int(asked.began * 1e9) + epoch_offset_ns()
+            self._telemetry.past_span("route.admit", began_ns, time.time_ns())
         return StageTimings(admit=duration(time.monotonic() - asked.began))
 
     async def _classify(self, request: GenerateRequest, timings: StageTimings) -> dict[str, float]:

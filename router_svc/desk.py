@@ -16,8 +16,9 @@ from mesh_wire.admission import Admission
 from mesh_wire.deadlines import Deadline, seconds
 from mesh_wire.errors import Busy, DeadlinePassed, Internal, MeshError, Unavailable, status_of
 from mesh_wire.telemetry import Telemetry, fail, parent_of
+from mesh_wire.words import reason_word
 from router_svc.classification import Classifier, text_of
-from router_svc.explaining import chosen_of, explained, reason_word
+from router_svc.explaining import chosen_of, explained
 from router_svc.fleet import Fleet
 from router_svc.places import Places
 from router_svc.selection import Decision, Policy, Roster, select

@@ -2,19 +2,13 @@
 
 from collections.abc import Mapping
 
-from expertmesh.v1.generation_pb2 import ExpertScore, RouteChosen, RouteReason
+from expertmesh.v1.generation_pb2 import ExpertScore, RouteChosen
 from expertmesh.v1.router_pb2 import ReplicaWeighed, RouteResponse
 from mesh_wire.deadlines import duration
 from router_svc.selection import Decision, Policy, expected_wait_s
 from router_svc.strategy import Strategy
 
 RUNNERS_UP = 5
-_WORDS = {number: name.removeprefix("ROUTE_REASON_").lower() for name, number in RouteReason.items()}
-
-
-def reason_word(reason: RouteReason) -> str:
-    """Return a reason as traces and people see it, such as `confident`."""
-    return _WORDS[reason]
 
 
 def ranked(scores: Mapping[str, float]) -> list[ExpertScore]:

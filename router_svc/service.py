@@ -58,7 +58,7 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
     async def Route(
         self, request: RouteRequest, context: grpc.aio.ServicerContext[RouteRequest, RouteResponse]
     ) -> RouteResponse:
-        headers = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+        headers = inference.headers_of(context)
         with self._telemetry.span(
             f"{SERVICE}/Route",
             SpanKind.SERVER,

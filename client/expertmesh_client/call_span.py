@@ -6,8 +6,9 @@ from opentelemetry import trace
 from opentelemetry.trace import Span, SpanKind
 from opentelemetry.util.types import AttributeValue
 
-from expertmesh.v1.generation_pb2 import Finished, FinishReason, RouteChosen, RouteReason
+from expertmesh.v1.generation_pb2 import Finished, RouteChosen
 from mesh_wire.telemetry import Telemetry, fail
+from mesh_wire.words import finish_word, reason_word
 
 
 class CallSpan:
@@ -70,17 +71,3 @@ def address_of(target: str) -> tuple[str, int | None]:
     if colon and port.isdecimal():
         return host.strip("[]"), int(port)
     return address.strip("[]"), None
-
-
-def reason_word(reason: RouteReason) -> str:
-    """Return a reason as one lower-case word, such as `confident`."""
-    return _word(RouteReason.Name(reason), "ROUTE_REASON_") if reason in RouteReason.values() else str(reason)
-
-
-def finish_word(reason: FinishReason) -> str:
-    """Return a reason as one lower-case word: `stop` or `length`."""
-    return _word(FinishReason.Name(reason), "FINISH_REASON_") if reason in FinishReason.values() else str(reason)
-
-
-def _word(name: str, prefix: str) -> str:
-    return name.removeprefix(prefix).lower()

@@ -124,7 +124,7 @@ async def _ask_all(target: str, tls: Any, otlp: str, say: "_Says") -> list[Asked
 
 async def _ask(client: Any, domain: str, prompt: str, say: "_Says") -> Asked:
     from expertmesh.v1.generation_pb2 import Delta, RouteChosen
-    from expertmesh_client.call_span import reason_word
+    from mesh_wire.words import reason_word
 
     say(f"\n[{domain}] {prompt}")
     began = time.monotonic()

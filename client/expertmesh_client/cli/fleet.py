@@ -75,8 +75,8 @@ def _asked(target: str, tls: "ClientTls | None", what: "Callable[[AsyncClient], 
 
 def _lines(response: "RouteResponse") -> list[str]:
     """Return a decision for people: who and why, then the scores as bars."""
-    from expertmesh_client.call_span import reason_word
     from expertmesh_client.cli.shapes import columns
+    from mesh_wire.words import reason_word
 
     route = response.route
     lines = [

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 from expertmesh.v1.expert_pb2 import Load
 from expertmesh.v1.generation_pb2 import Finished, RouteChosen, StageTimings
 from expertmesh.v1.router_pb2 import ListExpertsResponse, Replica, RouteResponse
-from expertmesh_client.call_span import finish_word, reason_word
 from mesh_wire.deadlines import seconds
+from mesh_wire.words import finish_word, reason_word
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
