@@ -127,3 +127,26 @@ def test_the_step_time_is_a_moving_average(board: LoadBoard, meter: LoadMeter) -
     for _ in range(100):
         meter.step(running=1, kv_cache_use=0, tokens=1, step_s=0.2)
     assert board.latest.step_time.ToMilliseconds() == pytest.approx(200, abs=1)
+
+
+def test_a_prompt_costs_what_its_step_took_longer_than_others(board: LoadBoard, meter: LoadMeter) -> None:
+    meter.step(running=1, kv_cache_use=0, tokens=1, step_s=0.02)
+    assert not board.latest.HasField("prompt_token_time")
+
+    meter.step(running=1, kv_cache_use=0, tokens=1, step_s=0.12, prompt_tokens=50)
+
+    assert board.latest.prompt_token_time.ToNanoseconds() == pytest.approx(0.1 / 50 * 1e9)
+
+
+def test_a_place_is_held_from_a_request_s_begin_to_its_end(board: LoadBoard, meter: LoadMeter, clock: Clock) -> None:
+    meter.admit("a", 7)
+    meter.admit("never begun", 7)
+    clock.now += 5
+    meter.begin("a")
+    clock.now += 2
+    meter.leave("never begun")
+    assert not board.latest.HasField("place_time")
+
+    meter.leave("a")
+
+    assert board.latest.place_time.ToNanoseconds() == pytest.approx(2e9)

@@ -36,6 +36,10 @@ def test_a_wheel_brings_the_contract_for_other_languages(names: list[str]) -> No
         assert f"expertmesh/v1/{proto.removesuffix('.proto')}_pb2.pyi" in names
 
 
+def test_a_wheel_brings_the_prompts_that_a_load_falls_back_on(names: list[str]) -> None:
+    assert "expertmesh_client/load/prompts.yaml" in names
+
+
 def test_a_wheel_says_that_what_callers_import_is_typed(names: list[str]) -> None:
     assert {f"{package}/py.typed" for package in ("expertmesh", "mesh_wire", "expertmesh_client")} <= set(names)
 
