@@ -1,19 +1,26 @@
 """Answers that go around the router: it decides and counts, and no token passes it."""
 
 import asyncio
+import sys
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from expert_svc.simulated_engine import expected_answer
 from expertmesh.v1.generation_pb2 import Finished, RouteChosen
-from expertmesh_client import AsyncClient, BadInput, Busy, Client, MeshError, Unavailable
+from expertmesh_client import AsyncClient, BadInput, Busy, Client, MeshError, Unauthenticated, Unavailable
+from mesh_wire.serving import open_channel
 from mesh_wire.settings import KeySource, TicketSection
 from mesh_wire.telemetry import exporting
+from mesh_wire.tickets import TicketOffice
 from router_svc.answers import RouterAnswers
+from router_svc.desk import Desk
+from router_svc.route_exchange import RouteExchange
 from support.asking import greedy
 from support.engines import ByHand, Failing
 from support.mesh import RunningRouter, running_mesh
@@ -47,9 +54,8 @@ async def nothing_counts(mesh: RunningRouter) -> bool:
 
 
 @pytest.mark.parametrize("with_tickets", [False, True])
-async def test_an_answer_comes_from_its_expert_and_tells_its_route(tmp_path: Path, with_tickets: bool) -> None:
-    (tmp_path / "key").write_bytes(b"s" * 32)
-    tickets = TicketSection(required=with_tickets, keys={"k1": KeySource(file=tmp_path / "key")})
+async def test_an_answer_comes_from_its_expert_and_tells_its_route(tickets: TicketSection, with_tickets: bool) -> None:
+    tickets = tickets.model_copy(update={"required": with_tickets})
     experts = {"a": ["general"], "b": ["math"]}
     async with running_mesh(experts, strategy=ByWord(WORDS), tickets=tickets) as mesh, direct(mesh) as client:
         answer = client.generate("the sum", sampling=SHORT)
@@ -60,6 +66,130 @@ async def test_an_answer_comes_from_its_expert_and_tells_its_route(tmp_path: Pat
     assert answer.route is not None
     assert (answer.route.expert, answer.route.replica, answer.route.attempt) == ("math", "b", 1)
     assert answer.text == expected_answer("math", greedy("the sum"))[0]
+
+
+@pytest.fixture
+def tickets(tmp_path: Path) -> TicketSection:
+    (tmp_path / "key").write_bytes(b"s" * 32)
+    return TicketSection(required=True, keys={"k1": KeySource(file=tmp_path / "key")})
+
+
+class Late:
+    """Makes the office's next tickets late ones."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.tickets = 0
+        given = TicketOffice.for_request
+
+        def give(office: TicketOffice, *about: Any) -> str:
+            if not self.tickets:
+                return given(office, *about)
+            self.tickets -= 1
+            with monkeypatch.context() as patched:
+                patched.setattr(office, "_lifetime_s", -60.0)
+                return given(office, *about)
+
+        monkeypatch.setattr(TicketOffice, "for_request", give)
+
+
+async def test_a_ticket_that_has_expired_on_its_way_is_replaced_by_another(
+    tickets: TicketSection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = Late(monkeypatch)
+    async with running_mesh({"only": ["general"]}, tickets=tickets) as mesh, direct(mesh) as client:
+        late.tickets = 1
+        answer = client.generate("x", sampling=SHORT)
+        assert await answer.read() == expected_answer("general", greedy("x"))[0]
+        assert answer.route is not None
+        assert (answer.route.replica, answer.route.attempt) == ("only", 1)
+
+
+async def test_tickets_that_always_expire_are_given_up(tickets: TicketSection, monkeypatch: pytest.MonkeyPatch) -> None:
+    late = Late(monkeypatch)
+    async with running_mesh({"only": ["general"]}, tickets=tickets) as mesh, direct(mesh) as client:
+        late.tickets = 10
+        with pytest.raises(Unauthenticated, match="TICKET_EXPIRED"):
+            await client.generate("x", sampling=SHORT).read()
+        assert late.tickets == 8
+
+
+async def test_the_end_of_an_answer_is_reported_though_the_client_is_closed_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[int] = []
+    monkeypatch.setattr(RouteExchange, "_note", lambda _, report: told.append(report.usage.completion_tokens))
+    async with running_mesh({"only": ["general"]}) as mesh:
+        for _ in range(20):
+            async with AsyncClient(mesh.target, direct=True) as client:
+                await client.generate("x", sampling=SHORT).read()
+    assert told == [12] * 20
+
+
+async def test_the_way_to_a_replica_that_no_route_names_any_more_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: dict[str, grpc.aio.Channel] = {}
+
+    def noted(target: str, *more: Any, **options: Any) -> grpc.aio.Channel:
+        opened[target] = open_channel(target, *more, **options)
+        return opened[target]
+
+    monkeypatch.setattr("expertmesh_client.aio.open_channel", noted)
+    async with running_mesh({"a": ByHand("math"), "b": ByHand("general")}) as mesh, direct(mesh) as client:
+        a, b = mesh.experts["a"], mesh.experts["b"]
+        staying = asyncio.create_task(client.generate("x", expert="math").read())
+        await eventually(lambda: a.engine.held)
+        monkeypatch.setattr("expertmesh_client.ways.IDLE_S", 0.0)
+        for _ in range(3):
+            other = asyncio.create_task(client.generate("x", expert="general").read())
+            await eventually(lambda: b.engine.held)
+            b.engine.finish()
+            await other
+        assert open_still(opened[a.target]), "something is under way there"
+
+        a.engine.finish()
+        await staying
+        other = asyncio.create_task(client.generate("x", expert="general").read())
+        await eventually(lambda: not open_still(opened[a.target]))
+        await eventually(lambda: b.engine.held)
+        b.engine.finish()
+        await other
+
+
+def open_still(channel: grpc.aio.Channel) -> bool:
+    return channel.get_state() is not grpc.ChannelConnectivity.SHUTDOWN
+
+
+async def test_an_old_exchange_of_routes_keeps_its_places_until_they_are_reported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    exchanges: list[RouteExchange] = []
+
+    class Noted(RouteExchange):
+        def __init__(self, desk: Desk) -> None:
+            super().__init__(desk)
+            exchanges.append(self)
+
+        async def answers(self, requests: Any) -> AsyncIterator[Any]:
+            async for answer in super().answers(requests):
+                yield answer
+            exchanges.remove(self)
+
+    monkeypatch.setattr("router_svc.service.RouteExchange", Noted)
+    async with running_mesh({"a": ByHand()}) as mesh, direct(mesh) as client:
+        engine = mesh.experts["a"].engine
+        reading = []
+        for number in (1, 2, 3):
+            reading.append(asyncio.create_task(client.generate("x", request_id=str(number)).read()))
+            await eventually(lambda number=number: engine.held == number)
+            client._ways.routes.renew()
+        assert len(exchanges) == 3
+        assert await mesh.outstanding() == 3
+
+        engine.finish("2")
+        await eventually(lambda: len(exchanges) == 2)
+        assert await mesh.outstanding() == 2
+        engine.finish()
+        await asyncio.gather(*reading)
+        await eventually(lambda: not exchanges)
 
 
 async def test_the_router_counts_what_goes_around_it_until_it_ends() -> None:
@@ -186,6 +316,20 @@ async def test_the_blocking_client_goes_around_too() -> None:
         assert await asyncio.to_thread(talk, mesh.target) == expected_answer("general", greedy("x"))[0]
 
 
+@pytest.mark.parametrize(("command", "typed"), [(("ask", "x"), ""), (("chat",), "x\n")])
+async def test_the_command_line_goes_around_too(tickets: TicketSection, command: tuple[str, ...], typed: str) -> None:
+    asking = ("-m", "expertmesh_client", *command, "--direct", "--temperature", "0", "--max-tokens", "12")
+    async with running_mesh(tickets=tickets) as mesh:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, *asking, "--target", mesh.target, stdin=PIPE, stdout=PIPE, stderr=PIPE
+        )
+        said, told = await process.communicate(typed.encode())
+
+    assert process.returncode == 0, told.decode()
+    assert said.decode() == expected_answer("general", greedy("x"))[0] + "\n"
+    assert "[general on a" in told.decode()
+
+
 async def test_the_trace_shows_the_route_beside_the_call_and_the_metrics_count_it() -> None:
     with collecting() as collector:
         strategy = ByWord({"sum": "general"})
@@ -199,7 +343,7 @@ async def test_the_trace_shows_the_route_beside_the_call_and_the_metrics_count_i
             ):
                 await client.generate("sum", sampling=SHORT).read()
 
-    engine = [f"expert engine.{stage} INTERNAL" for stage in ("queue", "prefill", "decode")]
+    engine = [f"expert engine.{stage} INTERNAL" for stage in ("submit", "queue", "prefill", "decode", "deliver")]
     ask, start = "RouterService/RouteSession/ask", "InferenceService/Session/start"
     decided = (f"router expertmesh.v1.{ask} SERVER", ["router route.classify INTERNAL"])
     answered = (f"expert expertmesh.v1.{start} SERVER", engine)

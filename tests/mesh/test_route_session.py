@@ -103,9 +103,12 @@ async def test_it_decides_as_route_does_and_explains_itself_when_asked_to(mesh: 
     assert not lean.decision.route.explanation
     alone.ClearField("timings")
     for either in (alone, full.decision):
-        for replica in either.replicas:
-            replica.ClearField("load")
-            replica.ClearField("expected_wait")
+        for replica in (*either.replicas, *either.grounds.fleet):
+            for moment in ("load", "load_age", "expected_wait"):
+                replica.ClearField(moment)
+        for option in either.options:
+            option.ClearField("expected_wait")
+            option.ClearField("verdict")
     assert full.decision == alone
 
 

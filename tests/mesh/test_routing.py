@@ -96,7 +96,7 @@ async def test_a_named_expert_answers_without_being_scored(mesh: RunningRouter) 
 
 
 async def test_a_conversation_is_routed_by_its_last_user_turn(mesh: RunningRouter) -> None:
-    turns = [(Role.ROLE_USER, ["sum"]), (Role.ROLE_ASSISTANT, ["4"]), (Role.ROLE_USER, ["a ", "bug"])]
+    turns = [(Role.ROLE_USER, ["sum"]), (Role.ROLE_ASSISTANT, ["4"]), (Role.ROLE_USER, ["my parser has ", "a bug"])]
     messages = [ChatMessage(role=role, parts=[Part(text=text) for text in texts]) for role, texts in turns]
     request = GenerateRequest(chat=Chat(messages=messages), sampling=greedy().sampling)
 

@@ -80,6 +80,28 @@ async def test_in_a_session_each_start_brings_its_ticket(mesh: RunningRouter) ->
     assert talk.answers[1].finished
     assert talk.answers[2].finished
     assert isinstance(talk.answers[3].error, Unauthenticated)
+    assert talk.answers[3].error.reason == "TICKET_INVALID"
+
+
+async def test_a_forged_ticket_is_refused(mesh: RunningRouter) -> None:
+    forged = TicketOffice(Keys({"k1": b"x" * 32}), 30).for_request("a", "general", "simulated", Deadline())
+
+    error = await failure(mesh.experts["a"].inference.Generate(for_expert(), metadata=((TICKET, forged),)))
+
+    assert isinstance(error, Unauthenticated)
+    assert error.reason == "TICKET_INVALID"
+
+
+async def test_a_ticket_that_a_session_brings_twice_is_refused_the_second_time(mesh: RunningRouter) -> None:
+    talk = Talk(mesh.experts["a"].inference)
+    ticket = (await mesh.routing.Route(RouteRequest(request=for_expert()))).ticket
+    for number in (1, 2):
+        await talk.start(number, for_expert(), ticket=ticket)
+    await talk.until_over(1, 2)
+
+    assert talk.answers[1].finished
+    assert isinstance(talk.answers[2].error, Forbidden)
+    assert talk.answers[2].error.reason == "TICKET_REPLAYED"
 
 
 async def test_a_session_is_refused_as_a_whole_when_its_own_ticket_is_no_good(mesh: RunningRouter) -> None:

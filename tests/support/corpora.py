@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
+from router_svc import lexical_fit
 from router_svc.artefact import Artefact
 from router_svc.corpus import LabelledPrompt
 from router_svc.recipe import Settings, fit
@@ -49,3 +50,9 @@ def write_corpus(path: Path, lines: Iterable[LabelledPrompt], *, labelled: bool 
 def small_artefact() -> Artefact:
     """Six clusters fitted from `corpus()`, unsaved."""
     return fit(corpus(), Settings(clusters=6, components=10, starts=3), by_hand={}, sources=[])
+
+
+@cache
+def small_lexical() -> Artefact:
+    """A lexical layer fitted from `corpus()`, unsaved."""
+    return lexical_fit.fit(corpus(), lexical_fit.Settings(), sources=[])

@@ -139,9 +139,7 @@ async def running_router(
     mesh = Mesh(router=RouterSection(**fields), experts=experts, tickets=tickets or TicketSection())
     async with AsyncExitStack() as life:
         given = not isinstance(strategy, str)
-        life.enter_context(patch("router_svc.desk.drawn", lambda: None))
-        for module in ("answers", "desk"):
-            life.enter_context(patch(f"router_svc.{module}.drawn", lambda: None))  # the same replica every time
+        life.enter_context(patch("router_svc.wishes.drawn", lambda: None))  # the same replica every time
         with patch("router_svc.service.open_strategy", lambda *_, **__: strategy) if given else nullcontext():
             server = await life.enter_async_context(router_server(mesh, telemetry or Telemetry.off()))
         channel = await life.enter_async_context(open_channel(f"127.0.0.1:{server.port}"))

@@ -68,10 +68,10 @@ async def supervised(folder: Path, *command: str, **env: str) -> AsyncIterator[S
 
 @asynccontextmanager
 async def running_workers(
-    folder: Path, *targets: str, workers: int = 2, env: Mapping[str, str] = ENV
+    folder: Path, *targets: str, workers: int = 2, env: Mapping[str, str] = ENV, **more: Any
 ) -> AsyncIterator[Supervised]:
-    """Run a router of several workers, all of which serve when the block begins."""
-    section: dict[str, Any] = {"listen": "127.0.0.1:0", "strategy": "round_robin", "drain_grace_s": 30}
+    """Run a router of several workers, all of which serve when the block begins; `more` are fields of its section."""
+    section: dict[str, Any] = {"listen": "127.0.0.1:0", "strategy": "round_robin", "drain_grace_s": 30, **more}
     config = folder / "mesh.yaml"
     config.write_text(json.dumps({"router": section | {"targets": targets, "workers": workers}}))  # JSON is YAML
     async with supervised(folder, "-m", "router_svc", "--config", str(config), **env) as router:

@@ -68,6 +68,27 @@ def test_saving_leaves_the_model_card_alone(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", MANIFEST, TENSORS, WORDS]
 
 
+def test_further_files_are_saved_checked_and_loaded_and_words_and_tensors_may_be_none(tmp_path: Path) -> None:
+    files = {"model.onnx": b"\0\1", "tokenizer.json": b"{}"}
+
+    save(tmp_path, replace(small_artefact(), words=(), tensors={}, files=files))
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == [MANIFEST, *files]
+    loaded = load(tmp_path)
+    assert (loaded.files, loaded.words, loaded.tensors) == (files, (), {})
+    (tmp_path / "model.onnx").write_bytes(b"\0\2")
+    with pytest.raises(ArtefactError, match=r"model\.onnx: was changed after it was written"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["", "../above", "sub/file", ".hidden", MANIFEST, TENSORS, "line\nbreak"])
+def test_a_further_file_has_a_plain_name_of_its_own(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match="cannot be the name of a further file"):
+        save(tmp_path, replace(small_artefact(), files={name: b""}))
+
+    assert not list(tmp_path.iterdir())
+
+
 @given(st.data())
 def test_a_file_with_changed_or_missing_bytes_is_refused_or_means_the_same(saved: Path, data: st.DataObject) -> None:
     folder = saved.parent / "mutated"
@@ -113,13 +134,15 @@ def test_json_that_python_chokes_on_is_refused(copy: Path, content: str) -> None
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        (lambda m: m.update(version=2), "has format version 2; this router reads 1"),
+        (lambda m: m.update(version=1), "has format version 1; this router reads 2"),
         (lambda m: m.update(format="onnx"), "is not the manifest of a router artefact"),
         (lambda m: m.pop("mapping"), "has no 'mapping'"),
         (lambda m: m.update(settings=[]), "has no 'settings', or of another type than dict"),
         (lambda m: m.update(experts=["a", "a"]), "names its experts wrongly"),
         (lambda m: m.update(experts=[3]), "names its experts wrongly"),
-        (lambda m: m["files"].pop(WORDS), f"does not list {WORDS}"),
+        (lambda m: m["files"].update({"../secret": {}}), "lists '../secret', which is not the name of a file"),
+        (lambda m: m["files"].update({MANIFEST: {}}), f"lists '{MANIFEST}', which is not the name of a file"),
+        (lambda m: m["files"].update({WORDS: 3}), f"lists '{WORDS}', which is not the name of a file with its size"),
         (lambda m: m["files"][WORDS].update(bytes="many"), "where the manifest says 'many'"),
         (lambda m: m["files"][WORDS].update(sha256=None), "its SHA-256 is not the manifest's"),
         (lambda m: m["tensors"].update(centres=[1, 2]), "where the manifest says"),

@@ -3,7 +3,7 @@
 import pytest
 
 import expertmesh_client
-from expertmesh.v1.generation_pb2 import ChatMessage, Part, Role
+from expertmesh.v1.generation_pb2 import ChatMessage, Part, Precision, Role
 from expertmesh_client import BadInput, Sampling
 from expertmesh_client.asking import request_of
 from expertmesh_client.call_span import address_of
@@ -14,6 +14,13 @@ def test_a_prompt_travels_as_it_is():
 
     assert (request.prompt, request.expert, request.request_id) == (" 7 × 8? ", "math", "r-1")
     assert not request.HasField("sampling")
+
+
+def test_a_conversation_and_a_precision_travel_along():
+    request = request_of("and 9?", conversation="c-1", precision="lower")
+
+    assert (request.conversation, request.precision) == ("c-1", Precision.PRECISION_LOWER)
+    assert request_of("x").precision == Precision.PRECISION_UNSPECIFIED
 
 
 def test_an_empty_prompt_is_left_to_the_server_to_refuse():
@@ -50,6 +57,8 @@ def test_sampling_is_a_message_or_its_fields():
         ({"messages": [("wizard", "x")]}, "ROLE_UNKNOWN", "chat.messages[0].role"),
         ({"messages": [{"content": "x"}]}, "ROLE_UNKNOWN", "chat.messages[0].role"),
         ({"prompt": "\ud800"}, "MESSAGE_MALFORMED", "prompt"),
+        ({"prompt": "x", "conversation": "\ud800"}, "MESSAGE_MALFORMED", "conversation"),
+        ({"prompt": "x", "precision": "half"}, "REQUEST_REFUSED", "precision"),
         ({"token_ids": [-1]}, "TOKEN_OUT_OF_VOCABULARY", "token_ids.ids"),
         ({"token_ids": [2**32]}, "TOKEN_OUT_OF_VOCABULARY", "token_ids.ids"),
         ({"prompt": "x", "sampling": {"top_k": -1}}, "SAMPLING_OUT_OF_RANGE", "sampling.top_k"),

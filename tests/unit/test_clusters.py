@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from router_svc import artefact as artefacts
 from router_svc.artefact import Artefact, ArtefactError
 from router_svc.clusters import NO_CLUSTER, Clusters
-from router_svc.strategy import fold, open_strategy
+from router_svc.opening import open_strategy
+from router_svc.strategy import fold
 from support.corpora import AWKWARD, TOPICS, corpus, small_artefact
 
 CLUSTERS = Clusters(small_artefact())
@@ -99,7 +100,7 @@ def test_the_shipped_artefact_opens_and_names_the_experts_of_the_fleet() -> None
     ("name", "experts", "problem"),
     [
         ("clusters", ["a"], "needs an artefact"),
-        ("oracle", ["a"], "unknown strategy 'oracle'; there are clusters, pinned, random, round_robin"),
+        ("oracle", ["a"], "unknown strategy 'oracle'; there are cascade, lexical, encoder, few_shot, clusters, pinned"),
         ("random", [], "needs at least one expert"),
         ("pinned", ["a", "b"], "needs the name of an expert: a, b"),
     ],

@@ -32,6 +32,7 @@ from mesh_wire.errors import (
     Unsupported,
     error_of,
     error_of_call,
+    error_of_stream,
     status_of,
 )
 
@@ -182,6 +183,14 @@ def test_a_call_without_fitting_details_is_foreign(packed: object) -> None:
 
     assert isinstance(error, Foreign)
     assert (error.code, error.message, error.reason) == (grpc.StatusCode.UNAVAILABLE, "no route", "UNAVAILABLE")
+
+
+def test_a_stream_that_broke_is_unavailable_whatever_grpc_makes_of_it() -> None:
+    for code in (grpc.StatusCode.INTERNAL, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE):
+        assert error_of_stream(Call(code, "Internal error from Core", None)).code is grpc.StatusCode.UNAVAILABLE
+    ours = Internal("a fault", reason="INTERNAL", request_id="x")
+    packed = status_of(ours).SerializeToString()
+    assert told(error_of_stream(Call(grpc.StatusCode.INTERNAL, "a fault", packed))) == told(ours)
 
 
 def test_grpc_s_own_deadline_is_ours() -> None:

@@ -46,6 +46,8 @@ def test_json_is_one_object_with_every_figure(artefact: Path, prompts: Path) -> 
     assert 0.9 < found["domain_accuracy"] <= 1
     assert 0 <= found["ece"] <= 1
     assert found["us_per_prompt"] > 0
+    assert 0 < found["us_per_prompt"] <= found["us_per_prompt_p99"]
+    assert found["us_per_prompt_mean"] > 0
     assert found["us_per_prompt_batched"] > 0
     assert found["balance"]["without_cluster"] == 1
     assert len(found["balance"]["shares"]) == 6

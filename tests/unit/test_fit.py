@@ -11,7 +11,8 @@ from router_svc.artefact import ArtefactError, load
 from router_svc.balanced import assign_evenly, balanced_centres
 from router_svc.clusters import Clusters
 from router_svc.corpus import LabelledPrompt
-from router_svc.fit import app
+from router_svc.fit import app, nearest_prompts
+from router_svc.lexical import Lexical
 from router_svc.recipe import Settings, fit, words_of
 from support.corpora import TOPICS, corpus, small_artefact, write_corpus
 
@@ -108,6 +109,48 @@ def test_an_unlabelled_corpus_becomes_clusters_to_be_named(tmp_path: Path) -> No
     assert [cluster["words"] for cluster in load(tmp_path / "out").mapping["clusters"]] == [
         cluster["words"] for cluster in described
     ]
+
+
+def test_the_prompts_nearest_to_a_cluster_s_centre_are_shown_but_not_kept(tmp_path: Path) -> None:
+    lines = [*corpus(), LabelledPrompt("🦙", "general", "")]
+    path = write_corpus(tmp_path / "a.jsonl", lines)
+
+    result = run("--corpus", path, "--out", tmp_path / "out", *FAST)
+
+    artefact = load(tmp_path / "out")
+    nearest = nearest_prompts(artefact, lines, 2)
+    assert sum(len(texts) for texts in nearest) > 6
+    for cluster, texts in enumerate(nearest):
+        assert set(Clusters(artefact).nearest(texts).tolist()) <= {cluster}
+    assert nearest[0][0].split()[0] in result.stdout
+    assert nearest[0][0] not in (tmp_path / "out/manifest.json").read_text()
+
+
+def test_another_strategy_than_can_be_fitted_is_named(tmp_path: Path) -> None:
+    path = write_corpus(tmp_path / "a.jsonl", corpus(30))
+
+    result = run("--corpus", path, "--strategy", "pinned")
+
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert "cannot fit strategy 'pinned'; there are clusters, lexical, cascade" in result.stderr
+
+
+def test_a_labelled_corpus_becomes_a_lexical_artefact(tmp_path: Path) -> None:
+    path = write_corpus(tmp_path / "a.jsonl", corpus())
+
+    result = run("--strategy", "lexical", "--corpus", path, "--out", tmp_path / "out")
+
+    assert result.exit_code == 0, result.output
+    assert Lexical(load(tmp_path / "out")).experts == tuple(TOPICS)
+
+
+def test_examples_of_one_class_only_are_named_for_lexical(tmp_path: Path) -> None:
+    path = write_corpus(tmp_path / "a.jsonl", [LabelledPrompt("solve it", "math", "")] * 20)
+
+    result = run("--strategy", "lexical", "--corpus", path, "--out", tmp_path / "out")
+
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert "all prompts are of domain 'math'" in result.stderr
 
 
 def test_a_hand_goes_before_labels() -> None:

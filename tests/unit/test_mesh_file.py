@@ -342,3 +342,107 @@ def test_any_file_is_good_or_told_what_is_wrong(tmp_path: Path, data: dict[Any, 
         told = wrong.lines
     assert told
     assert all(line.startswith(str(file)) for line in told)
+
+
+# Twins in lower precision
+
+TWINS = """
+    router: {listen: "127.0.0.1:0", strategy: round_robin}
+    experts:
+      - name: one
+        listen: 127.0.0.1:0
+        serves: {general: , math: adapters/math}
+        simulated: {}
+      - name: two
+        listen: 127.0.0.1:0
+        serves: {math: adapters/math}
+        variants: {math: int8, general: int8}
+        simulated: {}
+"""
+
+
+def test_a_variant_is_served_by_the_base_model_unless_told_otherwise(folder: Folder) -> None:
+    folder.write(TWINS)
+
+    two = read(folder.file, {}).experts[1]
+
+    assert two.variants == {"math": "int8", "general": "int8"}
+    assert two.serves == {"math": folder.path / "adapters/math", "general": None}
+
+
+def test_a_variant_alone_needs_no_serves(folder: Folder) -> None:
+    folder.write(TWINS.replace("        serves: {math: adapters/math}\n", ""))
+
+    assert list(read(folder.file, {}).experts[1].serves) == ["math", "general"]
+
+
+def test_a_twin_of_nobody_is_a_mistake(folder: Folder) -> None:
+    text = TWINS.replace("math: int8", "law: int8")
+
+    assert folder.mistakes(text) == [
+        "10: experts[1].variants.law: a twin of nobody: no expert process serves law itself; "
+        "one alone stands under `serves`"
+    ]
+
+
+@pytest.mark.parametrize("variants", ["[math]", "{math: }", "{math: in t8}", "int8"])
+def test_variants_that_say_nothing_are_mistakes(folder: Folder, variants: str) -> None:
+    text = TWINS.replace("{math: int8, general: int8}", variants)
+
+    assert all(line.startswith("10: experts[1].variants") for line in folder.mistakes(text))
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("spill_ms_per_point", -1),
+        ("spill_ms_per_point", ".inf"),
+        ("quality_floor", 1.5),
+        ("sibling_ms", ".nan"),
+        ("affinity_ms", -1),
+        ("load_stale_s", 0),
+    ],
+)
+def test_prices_have_their_ranges(folder: Folder, setting: str, value: object) -> None:
+    text = TWINS.replace("strategy: round_robin", f"strategy: round_robin, {setting}: {value}")
+
+    [mistake] = folder.mistakes(text)
+    assert mistake.startswith(f"1: router.{setting}: ")
+
+
+def test_spilling_can_be_switched_off(folder: Folder) -> None:
+    folder.write(TWINS.replace("strategy: round_robin", "strategy: round_robin, spill_ms_per_point: "))
+
+    assert read(folder.file, {}).router.spill_ms_per_point is None
+
+
+ENCRYPTED = """
+    router:
+      listen: 127.0.0.1:0
+      strategy: random
+      {router}
+    experts:
+      - name: one
+        listen: 127.0.0.1:0
+        serves: {{general: }}
+        simulated: {{}}
+        {expert}
+"""
+TLS, CLIENT_TLS = "tls: {certificate: c.pem, key: k.pem}", "expert_tls: {authority: c.pem}"
+
+
+def test_tls_on_one_side_alone_is_told_with_both_lines(folder: Folder) -> None:
+    assert folder.mistakes(ENCRYPTED.format(router="", expert=TLS)) == [
+        "10: experts[0].tls: the router would ask one in plain text",
+        "1: router: `expert_tls` is missing, and one has `tls`",
+    ]
+    assert folder.mistakes(ENCRYPTED.format(router=CLIENT_TLS, expert="")) == [
+        "4: router.expert_tls: the router would ask one by TLS",
+        "6: experts[0]: `tls` is missing in one, and the router has `expert_tls`",
+    ]
+
+
+def test_tls_on_both_sides_or_behind_targets_is_fine(folder: Folder) -> None:
+    for router, expert in ((CLIENT_TLS, TLS), ("targets: [127.0.0.1:1]", TLS), ("", "")):
+        folder.write(ENCRYPTED.format(router=router, expert=expert))
+        read(folder.file, {})

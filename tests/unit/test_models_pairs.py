@@ -1,32 +1,19 @@
 """What the adapters are trained on, and what is shipped of it."""
 
 import ast
-import importlib.util
 import json
 import re
-import sys
 import sysconfig
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from safetensors import safe_open
 
-MODELS = Path(__file__).parents[2] / "models"
+from support.model_scripts import MODELS, script
+
 ADAPTERS = MODELS / "adapters"
 DOMAINS = ("math", "coding", "health")
 ABSOLUTE_PATH = re.compile(rb"""["'`(\s](/[A-Za-z0-9._-]+){2,}|[A-Z]:\\\\""")
-
-
-def script(name: str) -> ModuleType:
-    """Import one of the scripts in models/, which is no package."""
-    spec = importlib.util.spec_from_file_location(f"models_{name}", MODELS / f"{name}.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
 
 
 pairs = script("pairs")

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given, settings
@@ -221,3 +222,101 @@ def test_columns_that_do_not_fit_each_other_are_refused(
     else:
         with pytest.raises(ValueError, match="columns"):
             rows_of(columns)
+
+
+# What has gathered, in messages that any client takes
+
+
+@settings(max_examples=30)
+@given(st.lists(st.tuples(st.integers(1, 3), deltas, st.sampled_from("rdf")), max_size=40), st.data())
+async def test_a_small_limit_splits_what_gathers_and_changes_nothing_else(
+    said: list[tuple[int, tuple[str, list[int]], str]], data: st.DataObject
+) -> None:
+    with patch("mesh_wire.outlets.LARGEST_BYTES", 40), patch("mesh_wire.session_outbox.LARGEST_BYTES", 40):
+        box, alone = SessionOutbox(), StreamOutlet()
+        outlets, got = {number: box.outlet(number) for number in range(1, 4)}, []
+        messages = box.messages()
+        put: dict[int, list[str]] = {number: [] for number in outlets}
+        for number, (text, tokens), what in said:
+            if what == "r":
+                outlets[number].route(RouteChosen(expert="math"))
+                put[number].append("r")
+            elif what == "f":
+                outlets[number].finished(END)
+                put[number].append("f")
+            else:
+                outlets[number].delta(text, tokens, logprobs(tokens))
+                alone.delta(text, tokens, logprobs(tokens))
+                put[number] += [f"t{token}" for token in tokens]
+            if data.draw(st.booleans()) and what != "d":
+                got.append(await anext(messages))
+        got += await taken(box)
+        whole = await drained(alone)
+
+    for message in got:
+        columns = message.deltas
+        assert len(columns.stream_ids) <= 1 or sum(map(len, columns.texts)) + 4 * len(columns.token_ids) <= 40
+    for number, mine in put.items():
+        heard = []
+        for message in got:
+            heard += ["r" for each in message.routes if each.stream_id == number]
+            heard += [f"t{token}" for row in rows_of(message.deltas) if row[0] == number for token in row[2]]
+            heard += ["f" for each in message.finished if each.stream_id == number]
+        assert [one for one in heard if one[0] == "t"] == [one for one in mine if one[0] == "t"]
+        assert heard.count("r") == mine.count("r")
+        assert heard.count("f") == mine.count("f")
+    tokens = [token for _, (_, tokens), what in said if what == "d" for token in tokens]
+    assert [token for message in whole for token in message.delta.token_ids] == tokens
+    assert [entry.drawn.token_id for message in whole for entry in message.delta.logprobs] == tokens
+
+
+async def test_an_end_never_leaves_before_what_is_split() -> None:
+    box = SessionOutbox()
+    one = box.outlet(1)
+    one.route(ROUTE)
+    for number in range(5):
+        one.delta("x" * 400_000, [number])
+    one.finished(END)
+
+    first, second, third = await taken(box)
+
+    assert [len(message.routes) for message in (first, second, third)] == [1, 0, 0]
+    assert [list(message.deltas.token_ids) for message in (first, second, third)] == [[0, 1], [2, 3], [4]]
+    assert [len(message.finished) for message in (first, second, third)] == [0, 0, 1]
+
+
+async def test_a_closed_outlet_takes_back_what_was_split_too() -> None:
+    box = SessionOutbox()
+    one, two = box.outlet(1), box.outlet(2)
+    for _ in range(5):
+        one.delta("x" * 400_000, [1])
+    for outlet in (two, one):
+        outlet.delta("y", [2])
+    one.close()
+
+    [message] = await taken(box)
+
+    assert [row[:3] for row in rows_of(message.deltas)] == [(2, "y", [2])]
+
+
+async def test_refusals_of_a_flood_of_starts_are_split() -> None:
+    box = SessionOutbox()
+    for number in range(20_000):
+        box.failed(number, BadInput("no", reason="STREAM_REUSED", field="starts.stream_id"))
+
+    messages = await taken(box)
+
+    assert [each.stream_id for message in messages for each in message.failed] == list(range(20_000))
+    assert max(message.ByteSize() for message in messages) < 1_100_000
+
+
+async def test_what_is_split_leaves_even_if_the_rest_is_taken_back() -> None:
+    box = SessionOutbox()
+    one, two = box.outlet(1), box.outlet(2)
+    one.delta("x" * 900_000, [1])
+    two.delta("y" * 900_000, [2])
+    two.close()
+
+    [message] = await taken(box)
+
+    assert message.deltas.stream_ids == [1]

@@ -177,6 +177,7 @@ BAD = [
     (GenerateRequest(token_ids=TokenIds()), "PROMPT_EMPTY", "token_ids.ids"),
     (GenerateRequest(prompt="a", request_id="x" * (MAX_NAME + 1)), "NAME_INVALID", "request_id"),
     (GenerateRequest(prompt="a", expert="x\0"), "NAME_INVALID", "expert"),
+    (GenerateRequest(prompt="a", conversation="x\n"), "NAME_INVALID", "conversation"),
     (chat(), "PROMPT_EMPTY", "chat.messages"),
     (chat(turn(USER)), "PROMPT_EMPTY", "chat.messages[0].parts"),
     (chat(turn(USER, "", " ")), "PROMPT_EMPTY", "chat.messages[0].parts"),

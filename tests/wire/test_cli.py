@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from expertmesh.v1.generation_pb2 import Precision
 from expertmesh_client.cli import app
-from expertmesh_client.local_traces import local_traces
+from expertmesh_client.traces.local import local_traces
 from mesh_wire.errors import Busy, NotFound, Unavailable
 from mesh_wire.tls import ServerTls
 from support.scripted import scripted
@@ -105,7 +106,7 @@ async def test_ask_shows_its_trace_as_a_tree():
 
     assert result.exit_code == 0
     assert "Fifty six\n\ntrace " in result.stdout
-    assert "expertmesh.v1.InferenceService/Generate  client" in result.stdout
+    assert "\nGenerate  client " in result.stdout
     assert "note: the trace is incomplete: the other end of" in result.stderr
     assert json.loads(data.stdout)["trace"][0]["name"] == "expertmesh.v1.InferenceService/Generate"
 
@@ -151,6 +152,7 @@ async def test_route_explains_the_decision():
     told = json.loads(data.stdout)
     assert (told["expert"], told["reason"], told["scores"]) == ("math", "confident", {"math": 0.75, "general": 0.25})
     assert told["replicas"][0]["expected_wait_s"] == 0.25
+    assert "ticket" not in told["response"]
 
 
 async def test_experts_shows_the_fleet():
@@ -165,7 +167,9 @@ async def test_experts_shows_the_fleet():
     assert max(map(len, lines)) <= 80
     told = json.loads(data.stdout)
     assert told["experts"][0]["replicas"][0]["load"]["running"] == 2
-    assert told["experts"][0]["replicas"][0]["description"]["experts"] == [{"name": "math", "adapter": "math"}]
+    assert told["experts"][0]["replicas"][0]["description"]["experts"] == [
+        {"name": "math", "adapter": "math", "variant": ""}
+    ]
     assert told["unreachable"] == [{"endpoint": "127.0.0.1:50062", "reason": "connection refused"}]
 
 
@@ -180,6 +184,17 @@ async def test_chat_keeps_the_conversation():
     turns = [(turn.role, turn.parts[0].text) for turn in node.asked[1].chat.messages]
     assert turns == [(1, "be kind"), (2, "7 × 8?"), (3, "Fifty six"), (2, "and 9?")]
     assert [json.loads(line)["text"] for line in data.stdout.splitlines()] == ["Fifty six", "Fifty six"]
+    names = [asked.conversation for asked in node.asked]
+    assert names[0] == names[1] != names[2] == names[3]
+
+
+@pytest.mark.parametrize("command", ["ask", "chat"])
+async def test_the_precision_that_was_asked_for_travels_along(command):
+    async with scripted() as node:
+        for wish in ("full", "lower"):
+            await run(node, command, *(["x"] if command == "ask" else []), "--precision", wish, input="x\n")
+
+    assert [asked.precision for asked in node.asked] == [Precision.PRECISION_FULL, Precision.PRECISION_LOWER]
 
 
 @pytest.mark.parametrize(
@@ -231,6 +246,7 @@ def test_nobody_there_is_said_with_what_to_do():
         ["ask", "x", "--cert", __file__],
         ["ask", "x", "--timeout", "0"],
         ["ask", "x", "--top-k", "-1"],
+        ["route", "x", "--precision", "half"],
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(args):
@@ -246,7 +262,7 @@ def test_help_tells_the_commands_and_the_exit_codes():
     result = CliRunner().invoke(app, ["--help"])
 
     assert result.exit_code == 0
-    for word in ("up", "ask", "chat", "route", "experts", "--install-completion", "Exit codes"):
+    for word in ("up", "ask", "chat", "route", "experts", "--install-completion", "Exit codes", "3 `load`"):
         assert word in result.stdout
     assert max(map(len, result.stdout.splitlines())) <= 80
     assert CliRunner().invoke(app, []).exit_code == 2

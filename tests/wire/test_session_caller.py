@@ -30,17 +30,22 @@ class Server:
     def __init__(self, answering: Answering) -> None:
         self.heard: list[SessionRequest] = []
         self.sessions = 0
+        self.open = 0
         self._answering = answering
 
     async def session(self, requests: AsyncIterator[bytes], context: object) -> AsyncIterator[bytes]:
         self.sessions += 1
-        async for raw in requests:
-            request = SessionRequest.FromString(raw)
-            self.heard.append(request)
-            async for answer in self._answering(request):
-                if answer == HANG_UP:
-                    return
-                yield answer
+        self.open += 1
+        try:
+            async for raw in requests:
+                request = SessionRequest.FromString(raw)
+                self.heard.append(request)
+                async for answer in self._answering(request):
+                    if answer == HANG_UP:
+                        return
+                    yield answer
+        finally:
+            self.open -= 1
 
     @property
     def cancels(self) -> list[int]:
@@ -51,7 +56,7 @@ HANG_UP = b"hang up"
 
 
 @asynccontextmanager
-async def calling(answering: Answering) -> AsyncIterator[tuple[SessionCaller, Server]]:
+async def calling(answering: Answering, **more: float) -> AsyncIterator[tuple[SessionCaller, Server]]:
     server = Server(answering)
     handlers = {"Session": grpc.stream_stream_rpc_method_handler(server.session)}
     name = "expertmesh.v1.InferenceService"
@@ -63,7 +68,7 @@ async def calling(answering: Answering) -> AsyncIterator[tuple[SessionCaller, Se
         serving(register, [name], address=ANYWHERE, grace_s=0) as running,
         open_channel(f"127.0.0.1:{running.port}") as channel,
     ):
-        caller = SessionCaller(channel, Telemetry.off())
+        caller = SessionCaller(channel, Telemetry.off(), **more)
         try:
             yield caller, server
         finally:
@@ -140,6 +145,28 @@ async def test_a_server_that_ends_the_session_ends_its_requests_and_is_asked_ane
             assert server.sessions == sessions
 
 
+async def test_a_start_that_meets_the_session_s_end_is_lost_with_it() -> None:
+    """grpc.aio calls such a write INTERNAL, in place of how the server ended the session."""
+    async with calling(saying(HANG_UP)) as (caller, _):
+
+        async def some(pause: int) -> list[MeshError]:
+            errors = []
+            for _ in range(50):
+                errors.append(await refusal(caller))
+                for _ in range(pause):
+                    await asyncio.sleep(0)
+            return errors
+
+        errors = [error for some_of in await asyncio.gather(*map(some, range(20))) for error in some_of]
+
+    assert any("Internal error from Core" in error.message for error in errors), "it never came to that"
+    for error in errors:
+        assert isinstance(error, Unavailable)
+        assert (error.reason, error.facts) == ("EXPERT_LOST", {"tokens_sent": "0"})
+        cause = error.__cause__
+        assert cause is None or (isinstance(cause, Foreign) and cause.code is grpc.StatusCode.UNAVAILABLE)
+
+
 async def test_a_failure_that_says_ok_is_a_failure_all_the_same() -> None:
     odd = SessionResponse(failed=[SessionFailed(stream_id=1, status=status_pb2.Status(code=0, message="fine"))])
     async with calling(saying(odd)) as (caller, _):
@@ -202,3 +229,29 @@ async def test_closing_ends_what_is_under_way() -> None:
         await caller.close()
 
         assert (await asking).reason == "EXPERT_LOST"
+
+
+async def test_an_old_session_keeps_what_it_has_and_ends_with_it() -> None:
+    async with calling(never, age_s=0.0) as (caller, server):
+        asking = []
+        for sessions in (1, 2, 3):
+            asking.append(asyncio.create_task(ask(caller)))
+            await eventually(lambda sessions=sessions: len(server.heard) == sessions)
+            assert (server.sessions, server.open) == (sessions, sessions)
+
+        asking[0].cancel()
+
+        await eventually(lambda: server.open == 2)
+        assert server.cancels == [1]
+        for task in asking:
+            task.cancel()
+        await asyncio.wait(asking)
+        await eventually(lambda: server.open == 1)  # the one that is in use
+
+
+async def test_answers_come_whole_while_every_session_is_old_at_once() -> None:
+    async with calling(ending_well, age_s=0.0) as (caller, server):
+        outlets = await asyncio.gather(*(ask(caller) for _ in range(50)))
+        assert [outlet.tally.tokens for outlet in outlets] == [1] * 50
+        assert server.sessions == 50
+        await eventually(lambda: server.open <= 1)

@@ -4,22 +4,25 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable
 
-from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, TracesData
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans
 
 
-class TraceStore:
+class MemoryStore:
     """Keeps spans by trace. Bounded: the trace that was quiet for longest goes first. Safe to use from any thread.
 
     Args:
         max_traces: traces kept.
         max_spans: spans kept of one trace; later ones are dropped.
+        max_total: spans kept of all traces together.
     """
 
-    def __init__(self, max_traces: int = 1000, max_spans: int = 10_000) -> None:
+    def __init__(self, max_traces: int = 1000, max_spans: int = 10_000, max_total: int = 50_000) -> None:
         self._max_traces = max_traces
         self._max_spans = max_spans
+        self._max_total = max_total
         self._traces: OrderedDict[bytes, list[ResourceSpans]] = OrderedDict()
         self._sizes: dict[bytes, int] = {}
+        self._total = 0
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -37,23 +40,27 @@ class TraceStore:
         with self._lock:
             for batch in batches:
                 for trace_id, part in _by_trace(batch).items():
-                    count = sum(len(scope.spans) for scope in part.scope_spans)
+                    count = span_count((part,))
                     if self._sizes.get(trace_id, 0) + count > self._max_spans:
                         dropped += count
                         continue
                     self._traces.setdefault(trace_id, []).append(part)
                     self._traces.move_to_end(trace_id)
                     self._sizes[trace_id] = self._sizes.get(trace_id, 0) + count
-            while len(self._traces) > self._max_traces:
+                    self._total += count
+            while len(self._traces) > self._max_traces or (self._total > self._max_total and len(self._traces) > 1):
                 oldest, _ = self._traces.popitem(last=False)
-                del self._sizes[oldest]
+                self._total -= self._sizes.pop(oldest)
         return dropped
 
-    def trace(self, trace_id: bytes) -> TracesData | None:
-        """Return what has arrived of a trace; None if nothing has."""
+    def trace(self, trace_id: bytes) -> list[ResourceSpans]:
+        """Return what has arrived of a trace, which may be nothing."""
         with self._lock:
-            parts = self._traces.get(trace_id)
-            return TracesData(resource_spans=parts) if parts else None
+            return list(self._traces.get(trace_id, ()))
+
+
+def span_count(batches: Iterable[ResourceSpans]) -> int:
+    return sum(len(scope.spans) for batch in batches for scope in batch.scope_spans)
 
 
 def _by_trace(batch: ResourceSpans) -> dict[bytes, ResourceSpans]:
