@@ -48,7 +48,7 @@ async def as_processes(workers: int, replicas: int, requests: int, seconds: floa
             section = ExpertSection(
                 name=f"expert-{number}", listen="127.0.0.1:0", serves={"general": None}, simulated=simulation
             )
-            engines.append(await life.enter_async_context(open_simulated_engine(section.serves, simulation)))
+            engines.append(await life.enter_async_context(open_simulated_engine(list(section.serves), simulation)))
             server = await life.enter_async_context(expert_server(engines[-1], section, Telemetry.off()))
             targets.append(f"127.0.0.1:{server.port}")
         target = await _router(life, workers, targets)

@@ -12,9 +12,12 @@ from typing import Any
 
 from expertmesh.v1.expert_pb2 import Load
 from mesh_wire.deadlines import duration
-from router_svc.selection import Candidate, Roster
+from router_svc.candidate import Candidate
+from router_svc.roster import Roster
+from router_svc.selection import Policy, Wish, select
 
 EXPERT = "general"
+POLICY = Policy(generalist=EXPERT, threshold=0.0)
 ONE_WAY_S = 0.001  # of a request, a load report or an end
 REPORT_EVERY_S = 0.05  # an expert's shortest pause between two reports
 SAMPLE_EVERY_S = 0.005
@@ -112,4 +115,5 @@ class Model:
             for number, view in enumerate(self._views[worker])
         ]
         chance = self._random.random() if self._rule == "two choices" else None
-        return int(Roster(known).able(EXPERT, chance)[0].endpoint)
+        decision = select({}, Roster(known), POLICY, Wish(pinned=EXPERT, chance=chance))
+        return int(decision.chosen.endpoint)

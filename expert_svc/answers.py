@@ -1,9 +1,11 @@
 """How an expert answers: a place, the engine's chunks, the end with its timings."""
 
+import time
+from collections.abc import Mapping
 from contextlib import aclosing
 
 from expert_svc.engine import Chunk, Ended, Engine, EngineDied, Milestones
-from expertmesh.v1.generation_pb2 import Finished, GenerateRequest, StageTimings, Usage
+from expertmesh.v1.generation_pb2 import Finished, GenerateRequest, Precision, StageTimings, Usage
 from mesh_wire.admission import Admission
 from mesh_wire.deadlines import duration
 from mesh_wire.errors import Busy, NotFound, Unavailable
@@ -22,16 +24,20 @@ STAGES = (
 class ExpertAnswers:
     """The `Answers` of one engine."""
 
-    def __init__(self, engine: Engine, admission: Admission, telemetry: Telemetry) -> None:
+    def __init__(
+        self, engine: Engine, admission: Admission, telemetry: Telemetry, variants: Mapping[str, str] | None = None
+    ) -> None:
+        """`variants` are the experts that are twins of others: the lower precision of each."""
         self._engine = engine
         self._admission = admission
         self._telemetry = telemetry
         described = engine.description
         self._experts = [expert.name for expert in described.experts]
+        self._variants = variants or {}
         self._attributes = {"gen_ai.provider.name": described.engine, "gen_ai.response.model": described.base_model}
 
     async def answer(self, request: GenerateRequest, asked: Asked, outlet: Outlet) -> None:
-        expert = self._expert(request.expert)
+        expert = self._expert(request.expert, request.precision)
         asked.span.set_attributes({**self._attributes, "gen_ai.request.model": expert, "expertmesh.expert": expert})
         try:
             with self._admission.place():
@@ -41,21 +47,28 @@ class ExpertAnswers:
             raise
         except EngineDied as death:
             raise Unavailable(str(death), reason="ENGINE_DEAD", tokens_sent=str(outlet.tally.tokens)) from None
-        self._record(ended, asked)
         outlet.finished(_finished(ended, request.request_id))
+        self._record(ended, asked)  # nothing is awaited in between: the end leaves after it
 
-    def _expert(self, wanted: str) -> str:
-        if not wanted:
-            return self._experts[0]
-        if wanted not in self._experts:
+    def _expert(self, wanted: str, precision: Precision) -> str:
+        expert = wanted or self._experts[0]
+        if expert not in self._experts:
             raise NotFound(
-                f"this replica does not serve {wanted}",
+                f"this replica does not serve {expert}",
                 reason="EXPERT_UNKNOWN",
                 field="expert",
-                expert=wanted,
+                expert=expert,
                 known=", ".join(self._experts),
             )
-        return wanted
+        if precision == (Precision.PRECISION_FULL if expert in self._variants else Precision.PRECISION_LOWER):
+            raise NotFound(
+                f"this replica serves {expert} in another precision",
+                reason="EXPERT_UNKNOWN",
+                field="precision",
+                expert=expert,
+                known=", ".join(self._experts),
+            )
+        return expert
 
     async def _generate(self, request: GenerateRequest, expert: str, outlet: Outlet) -> Ended:
         chunks = self._engine.generate(request, expert=expert, request_id=request.request_id)
@@ -69,17 +82,21 @@ class ExpertAnswers:
         raise EngineDied("the engine ended an answer without saying why")
 
     def _record(self, ended: Ended, asked: Asked) -> None:
-        """Put the engine's own times on the trace, and what it counted on the request's span."""
-        if not self._telemetry.enabled:
+        """Put the engine's own times on the trace, the ways to it and from it, and what it counted."""
+        if not asked.span.is_recording():
             return
-        to_epoch_ns = epoch_offset_ns()
-        for span, _, start, end in STAGES:
-            began, over = getattr(ended.milestones, start), getattr(ended.milestones, end)
+        to_epoch_ns, passed = epoch_offset_ns(), ended.milestones
+
+        def past(span: str, began: float | None, over: float | None) -> None:
             if began is not None and over is not None:
                 self._telemetry.past_span(span, int(began * 1e9) + to_epoch_ns, int(over * 1e9) + to_epoch_ns)
-        if ended.milestones.first_token is not None:
-            asked.span.add_event("gen_ai.first_token", timestamp=int(ended.milestones.first_token * 1e9) + to_epoch_ns)
-            asked.span.set_attribute("gen_ai.response.time_to_first_chunk", ended.milestones.first_token - asked.began)
+
+        past("engine.submit", asked.began, passed.queued)
+        for span, _, start, end in STAGES:
+            past(span, getattr(passed, start), getattr(passed, end))
+        if passed.first_token is not None:
+            asked.span.add_event("gen_ai.first_token", timestamp=int(passed.first_token * 1e9) + to_epoch_ns)
+            asked.span.set_attribute("gen_ai.response.time_to_first_chunk", passed.first_token - asked.began)
         asked.span.set_attributes(
             {
                 "gen_ai.usage.input_tokens": ended.prompt_tokens,
@@ -88,6 +105,7 @@ class ExpertAnswers:
                 "gen_ai.response.finish_reasons": [finish_word(ended.reason)],
             }
         )
+        past("engine.deliver", passed.last_token, time.monotonic())  # last: the caller waits for all of the above
 
 
 def _finished(ended: Ended, request_id: str) -> Finished:

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 from expertmesh.v1.expert_pb2 import Load
 
 SHORTEST_PAUSE_S = 0.05
+LONGEST_PAUSE_S = 10.0  # that a watcher may ask for
 
 
 class LoadBoard:

@@ -10,7 +10,7 @@ from expertmesh.v1.expert_pb2 import Load
 
 WINDOW_S = 1.0  # over which the token rate is taken
 SETTLE_EVERY_S = 0.25  # how often an engine calls `settle`, so that a rate falls when nothing happens any more
-_NEWEST_STEP = 0.1  # weight of the newest step in the moving average
+_NEWEST = 0.1  # weight of the newest value in a moving average
 
 
 class LoadMeter:
@@ -26,12 +26,18 @@ class LoadMeter:
         self._clock = clock
         self._unbegun: dict[str, int] = {}  # request id -> prompt tokens, oldest first
         self._unbegun_tokens = 0
-        self._begun: set[str] = set()
+        self._begun: dict[str, float] = {}  # request id -> when it began
         self._running = 0
         self._kv_cache_use = 0.0
         self._recent: deque[tuple[float, int]] = deque()  # (when, tokens) of the steps within the window
         self._recent_tokens = 0
         self._step_s: float | None = None
+        self._quiet_step_s: float | None = None  # of steps that read no prompt
+        # Of steps that read prompts: what they took longer than others, and tokens read. Their quotient, rather than an
+        # average of quotients: a small prompt in a step that was late for another reason would weigh too much.
+        self._prompt_s: float | None = None
+        self._prompt_tokens: float | None = None
+        self._place_s: float | None = None
 
     def admit(self, request_id: str, prompt_tokens: int) -> None:
         """Note that the engine holds a new request."""
@@ -44,15 +50,19 @@ class LoadMeter:
         prompt_tokens = self._unbegun.pop(request_id, None)
         if prompt_tokens is not None:
             self._unbegun_tokens -= prompt_tokens
-            self._begun.add(request_id)
+            self._begun[request_id] = self._clock()
 
     def leave(self, request_id: str) -> None:
         """Note that a request is over, however it ended."""
-        self.begin(request_id)
-        self._begun.discard(request_id)
+        if (prompt_tokens := self._unbegun.pop(request_id, None)) is not None:  # it never had a place
+            self._unbegun_tokens -= prompt_tokens
+        if (began := self._begun.pop(request_id, None)) is not None:
+            self._place_s = _averaged(self._place_s, self._clock() - began)
         self.settle()
 
-    def step(self, *, running: int, kv_cache_use: float, tokens: int, step_s: float | None) -> None:
+    def step(
+        self, *, running: int, kv_cache_use: float, tokens: int, step_s: float | None, prompt_tokens: int = 0
+    ) -> None:
         """Note one engine step.
 
         Args:
@@ -60,13 +70,19 @@ class LoadMeter:
             kv_cache_use: share of the KV cache in use after it, in [0, 1].
             tokens: tokens that it generated, over all sequences.
             step_s: seconds that it took; None if that cannot be told.
+            prompt_tokens: tokens of prompts that it read.
         """
         self._running, self._kv_cache_use = running, kv_cache_use
         if tokens:
             self._recent.append((self._clock(), tokens))
             self._recent_tokens += tokens
         if step_s is not None:
-            self._step_s = step_s if self._step_s is None else self._step_s + _NEWEST_STEP * (step_s - self._step_s)
+            self._step_s = _averaged(self._step_s, step_s)
+            if prompt_tokens:
+                self._prompt_s = _averaged(self._prompt_s, step_s - (self._quiet_step_s or 0.0))
+                self._prompt_tokens = _averaged(self._prompt_tokens, prompt_tokens)
+            else:
+                self._quiet_step_s = _averaged(self._quiet_step_s, step_s)
         self.settle()
 
     def settle(self) -> None:
@@ -84,11 +100,24 @@ class LoadMeter:
             tokens_per_second=round(self._recent_tokens / WINDOW_S, 1),
             queued_prompt_tokens=self._unbegun_tokens - self._being_read(waiting),
         )
-        if self._step_s is not None:
-            load.step_time.FromNanoseconds(round(self._step_s * 1e9))
+        prompt_token_s = None
+        if self._prompt_s is not None and self._prompt_tokens:
+            prompt_token_s = max(0.0, self._prompt_s / self._prompt_tokens)
+        for average_s, field in (
+            (self._step_s, load.step_time),
+            (prompt_token_s, load.prompt_token_time),
+            (self._place_s, load.place_time),
+        ):
+            if average_s is not None:
+                field.FromNanoseconds(round(average_s * 1e9))
         self._board.post(load)
 
     def _being_read(self, waiting: int) -> int:
         """Return the prompt tokens of requests in the batch that have no token yet: the oldest, as engines serve."""
         in_batch = len(self._unbegun) - waiting
         return sum(islice(self._unbegun.values(), in_batch)) if in_batch > 0 else 0
+
+
+def _averaged(average: float | None, newest: float) -> float:
+    """Return a moving average with its newest value."""
+    return newest if average is None else average + _NEWEST * (newest - average)

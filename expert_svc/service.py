@@ -9,14 +9,16 @@ import grpc
 
 from expert_svc.answers import ExpertAnswers
 from expert_svc.engine import Engine
+from expert_svc.load_board import LONGEST_PAUSE_S, SHORTEST_PAUSE_S
 from expert_svc.opening import open_engine
 from expertmesh.v1 import expert_pb2_grpc, inference_pb2_grpc
 from expertmesh.v1.expert_pb2 import DescribeRequest, DescribeResponse, WatchLoadRequest, WatchLoadResponse
 from mesh_wire import inference
 from mesh_wire.admission import Admission
+from mesh_wire.deadlines import seconds
 from mesh_wire.inference import InferenceServicer
 from mesh_wire.process import FAILED, STOPPED, say_error, terminated
-from mesh_wire.serving import Serving, serving
+from mesh_wire.serving import Serving, serving_by
 from mesh_wire.settings import ExpertSection, TicketSection
 from mesh_wire.telemetry import Telemetry, exporting
 from mesh_wire.ticket_keys import keys_of
@@ -35,6 +37,8 @@ class ExpertServicer(expert_pb2_grpc.ExpertServiceServicer):
         self._description = DescribeResponse()
         self._description.CopyFrom(engine.description)
         self._description.replica = section.name
+        for expert in self._description.experts:
+            expert.variant = section.variants.get(expert.name, "")
         self._description.max_in_flight = section.max_in_flight
         self._description.max_message_bytes = section.max_message_bytes
 
@@ -46,7 +50,8 @@ class ExpertServicer(expert_pb2_grpc.ExpertServiceServicer):
     async def WatchLoad(
         self, request: WatchLoadRequest, context: grpc.aio.ServicerContext[WatchLoadRequest, WatchLoadResponse]
     ) -> AsyncGenerator[WatchLoadResponse, None]:
-        async with aclosing(self._engine.board.watch()) as reports:
+        pause_s = max(SHORTEST_PAUSE_S, min(seconds(request.shortest_pause), LONGEST_PAUSE_S))
+        async with aclosing(self._engine.board.watch(pause_s)) as reports:
             async for load in reports:
                 yield WatchLoadResponse(load=load)
 
@@ -62,23 +67,13 @@ async def expert_server(
     """
     admission = Admission(section.max_in_flight, reason="EXPERT_BUSY")
     gate = _gate(engine, section, tickets or TicketSection())
-    answering = InferenceServicer(ExpertAnswers(engine, admission, telemetry), telemetry, gate)
+    answering = InferenceServicer(ExpertAnswers(engine, admission, telemetry, section.variants), telemetry, gate)
 
     def register(server: grpc.aio.Server) -> None:
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(answering, server)
         expert_pb2_grpc.add_ExpertServiceServicer_to_server(ExpertServicer(engine, section), server)
 
-    async with serving(
-        register,
-        [inference.SERVICE, SERVICE],
-        address=section.listen,
-        grace_s=section.drain_grace_s,
-        drain=answering.drain,
-        tls=section.tls,
-        max_message_bytes=section.max_message_bytes,
-        with_reflection=section.reflection,
-        with_channelz=section.channelz,
-    ) as server:
+    async with serving_by(section, register, [inference.SERVICE, SERVICE], drain=answering.drain) as server:
         yield server
 
 

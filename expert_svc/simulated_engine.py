@@ -155,12 +155,12 @@ class SimulatedEngine:
                 due = None
                 continue
             began = time.monotonic()
-            step_s = self._admit(began)
+            step_s, read = self._admit(began)
             # A late step makes the next one shorter, so that the rate holds; what is later than a step is lost.
             due = (began if due is None else max(due, began - step_s)) + step_s
             await asyncio.sleep(max(0.0, due - began))
             if self._sound.is_set() and not self._death.done():
-                self._step(time.monotonic() - began)
+                self._step(time.monotonic() - began, read)
 
     async def settle(self) -> None:
         """Keep the posted load current, until cancelled."""
@@ -201,8 +201,9 @@ class SimulatedEngine:
             queued=time.monotonic(),
         )
 
-    def _admit(self, now: float) -> float:
-        """Let waiting requests join the batch while they have room; return the seconds that the step will take."""
+    def _admit(self, now: float) -> tuple[float, int]:
+        """Let waiting requests join the batch while they have room; return the seconds that the step will take, and
+        the tokens of prompts that it reads."""
         simulation, prefilled = self._simulation, 0
         while self._waiting and len(self._running) < simulation.slots:
             first = self._waiting[0]
@@ -215,9 +216,9 @@ class SimulatedEngine:
             prefilled += first.prompt_tokens
         prefill_s = prefilled / simulation.prefill_tokens_per_s if simulation.prefill_tokens_per_s else 0.0
         step_s = simulation.step_base_s + simulation.step_per_sequence_s * len(self._running)
-        return (prefill_s + step_s) * simulation.slow_factor
+        return (prefill_s + step_s) * simulation.slow_factor, prefilled
 
-    def _step(self, step_s: float) -> None:
+    def _step(self, step_s: float, read: int) -> None:
         """Give every running request its next token."""
         now, stepped = time.monotonic(), list(self._running)
         for request in stepped:
@@ -238,6 +239,7 @@ class SimulatedEngine:
             kv_cache_use=in_use / self._simulation.kv_capacity_tokens,
             tokens=len(stepped),
             step_s=step_s,
+            prompt_tokens=read,
         )
         self._fail_as_told()
 

@@ -31,6 +31,7 @@ def read(
     router: bool = False,
     experts: Iterable[str] = (),
     simulated: bool = False,
+    serving: bool = False,
 ) -> Mesh:
     """Read and check a mesh file. Its relative paths start at its own folder.
 
@@ -41,6 +42,7 @@ def read(
         router: the router is about to be started: its files must be there and its port free.
         experts: names of the expert processes about to be started, likewise; an empty one means the only one.
         simulated: put simulated engines in place of the real ones, which then need no files.
+        serving: they serve already, so that their ports are not free.
 
     Raises:
         Mistakes: all that is wrong.
@@ -67,7 +69,7 @@ def read(
             mistakes += [f"{at(('tickets', 'keys', name))}: {words}" for name, words in troubles]
         for place, section in sections:
             mistakes += [f"{at((*place, *more))}: {file} is not there" for more, file in missing_files(section)]
-            if trouble := port_in_use(section.listen):
+            if not serving and (trouble := port_in_use(section.listen)):
                 mistakes.append(f"{at((*place, 'listen'))}: {trouble}")
     if mistakes or mesh is None:
         raise Mistakes(mistakes)
@@ -181,13 +183,34 @@ def _contradictions(mesh: Mesh) -> Iterable[tuple[Place, str]]:
         if addresses[expert.listen] > 1 and not expert.listen.endswith(":0"):
             yield ("experts", number, "listen"), f"something else of this file listens on {expert.listen} too"
     served = {name for expert in mesh.experts for name in expert.serves}
+    full = {name for expert in mesh.experts for name in expert.serves if name not in expert.variants}
+    for number, expert in enumerate(mesh.experts):
+        for name in expert.variants:
+            if name not in full and not mesh.router.targets:
+                yield (
+                    ("experts", number, "variants", name),
+                    f"a twin of nobody: no expert process serves {name} itself; one alone stands under `serves`",
+                )
     if not mesh.router.targets:
+        yield from _one_sided_tls(mesh)
         if not mesh.experts:
             yield ("router",), "neither targets nor experts: there is nobody to route to"
         elif mesh.router.generalist not in served:
             yield ("router", "generalist"), f"no expert process serves {mesh.router.generalist}"
         if mesh.router.pinned and mesh.router.pinned not in served:
             yield ("router", "pinned"), f"no expert process serves {mesh.router.pinned}"
+
+
+def _one_sided_tls(mesh: Mesh) -> Iterable[tuple[Place, str]]:
+    """Find experts that the router would greet in plain text and that answer in TLS, or the reverse."""
+    greets = mesh.router.expert_tls is not None
+    for number, expert in enumerate(mesh.experts):
+        if expert.tls and not greets:
+            yield ("experts", number, "tls"), f"the router would ask {expert.name} in plain text"
+            yield ("router",), f"`expert_tls` is missing, and {expert.name} has `tls`"
+        elif greets and not expert.tls:
+            yield ("router", "expert_tls"), f"the router would ask {expert.name} by TLS"
+            yield ("experts", number), f"`tls` is missing in {expert.name}, and the router has `expert_tls`"
 
 
 def _known(place: tuple[Any, ...], data: Any) -> Place:

@@ -5,6 +5,7 @@ Pure functions. What only an engine can know (lengths in tokens, its vocabulary,
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 from expertmesh.v1.generation_pb2 import Chat, GenerateRequest, Role, Sampling, StructuredOutput
 from mesh_wire.errors import BadInput, Unsupported
@@ -38,8 +39,13 @@ def check(request: GenerateRequest) -> None:
         BadInput: with the reason and the field.
         Unsupported: it holds an image.
     """
-    check_name(request.request_id, "request_id")
-    check_name(request.expert, "expert")
+    # What most requests leave unset is not looked at twice: this runs at every door, for every request.
+    if name := request.request_id:
+        check_name(name, "request_id")
+    if name := request.expert:
+        check_name(name, "expert")
+    if name := request.conversation:
+        check_name(name, "conversation")
     match request.WhichOneof("input"):
         case "prompt":
             _not_blank(request.prompt, "prompt")
@@ -50,7 +56,8 @@ def check(request: GenerateRequest) -> None:
                 raise BadInput("no token ids", reason="PROMPT_EMPTY", field="token_ids.ids")
         case _:
             raise BadInput("one of prompt, chat and token_ids must be set", reason="INPUT_MISSING", field="input")
-    _check_sampling(request.sampling)
+    if request.HasField("sampling"):
+        _check_sampling(request.sampling)
 
 
 def check_name(name: str, field: str) -> None:
@@ -91,8 +98,9 @@ def _check_chat(chat: Chat) -> None:
 
 
 def _check_sampling(sampling: Sampling) -> None:
-    given = {field.name: value for field, value in sampling.ListFields()}  # seldom many
-    for name, value in given.items():
+    given: dict[str, Any] = {}  # seldom many
+    for field, value in sampling.ListFields():
+        given[name := field.name] = value
         if (limits := _RANGES.get(name)) is not None and not limits[0](value):
             raise BadInput(f"{value} is not {limits[1]}", reason="SAMPLING_OUT_OF_RANGE", field=f"sampling.{name}")
     if given.get("min_new_tokens", 0) > given.get("max_new_tokens", sampling.min_new_tokens):

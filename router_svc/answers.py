@@ -1,8 +1,6 @@
 """How a router answers: let in, classify, select, and have the chosen replica answer into the caller's outlet."""
 
 import time
-from collections.abc import Collection
-from random import random as drawn
 
 from opentelemetry.trace import SpanKind
 
@@ -12,6 +10,7 @@ from expertmesh.v1.generation_pb2 import (
     RouteChosen,
     StageTimings,
 )
+from expertmesh.v1.router_pb2 import RouteResponse
 from mesh_wire import inference
 from mesh_wire.admission import Admission
 from mesh_wire.deadlines import duration, seconds
@@ -19,12 +18,14 @@ from mesh_wire.errors import Busy, MeshError, Unavailable
 from mesh_wire.inference import Asked
 from mesh_wire.outlets import Outlet
 from mesh_wire.telemetry import Telemetry, epoch_offset_ns
-from mesh_wire.words import reason_word
-from router_svc.classification import Classifier, text_of
-from router_svc.explaining import chosen_of
+from router_svc.classification import Classifier, Scored
+from router_svc.conversation import reading_of
+from router_svc.explaining import UNSCORED, chosen_of, explained, labels_of
 from router_svc.fleet import Fleet
-from router_svc.selection import Decision, Policy, select
+from router_svc.rules import Rulebook, Rules
+from router_svc.selection import Decision, Wish, select
 from router_svc.strategy import Strategy
+from router_svc.wishes import wish_of
 
 ATTEMPTS = 2
 
@@ -33,11 +34,11 @@ class RouterAnswers:
     """The `Answers` of a router."""
 
     def __init__(
-        self, classifier: Classifier, fleet: Fleet, policy: Policy, admission: Admission, telemetry: Telemetry
+        self, classifier: Classifier, fleet: Fleet, rulebook: Rulebook, admission: Admission, telemetry: Telemetry
     ) -> None:
         self._classifier = classifier
         self._fleet = fleet
-        self._policy = policy
+        self._rulebook = rulebook
         self._admission = admission
         self._telemetry = telemetry
 
@@ -54,29 +55,28 @@ class RouterAnswers:
                 self._telemetry.instruments.refused.add(1)
             raise
 
-    async def decide(
-        self, request: GenerateRequest, asked: Asked
-    ) -> tuple[Decision, RouteChosen, dict[str, float], StageTimings]:
-        """Choose without asking: what `Route` answers."""
+    async def decide(self, request: GenerateRequest, asked: Asked) -> RouteResponse:
+        """Choose without asking: what `Route` answers, the ticket apart."""
         with self._admission.place():
-            timings = self._admitted(asked)
-            scores = await self._classify(request, timings)
-            decision = self._select(request.expert, scores, timings)
-            return decision, self._chosen(decision, scores, 1), scores, timings
+            rules, timings = self._rulebook.now, self._admitted(asked)
+            scored = await self._classify(request, timings)
+            wish = wish_of(request)
+            decision, chosen = self._select(scored, rules, wish, timings, 1)
+            response = explained(decision, chosen, scored.scores, self._fleet.roster, rules.policy, wish)
+            response.timings.CopyFrom(timings)
+            return response
 
     async def _route_and_answer(self, request: GenerateRequest, asked: Asked, outlet: Outlet) -> None:
-        timings = self._admitted(asked)
-        pinned = request.expert
-        scores = await self._classify(request, timings)
+        rules, timings = self._rulebook.now, self._admitted(asked)
+        scored = await self._classify(request, timings)
         excluded: set[str] = set()
+        wish = wish_of(request, excluded)  # which sees what is excluded later
         failure: MeshError | None = None
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                decision = self._select(pinned, scores, timings, excluded)
+                decision, chosen = self._select(scored, rules, wish, timings, attempt)
             except Unavailable as nobody:  # else: what the first replica said tells more than that it was the only one
                 raise failure or nobody from None
-            chosen = self._chosen(decision, scores, attempt)
-            asked.span.set_attributes(_attributes(chosen))
             request.expert = decision.expert
             relay = _Relay(outlet, chosen, timings)
             try:
@@ -94,7 +94,7 @@ class RouterAnswers:
         """
         excluded.add(decision.chosen.endpoint)
         if error.code is Busy.code:
-            return len(decision.weighed) > 1
+            return decision.more
         return error.code is Unavailable.code
 
     def _admitted(self, asked: Asked) -> StageTimings:
@@ -103,45 +103,35 @@ class RouterAnswers:
             self._telemetry.past_span("route.admit", began_ns, time.time_ns())
         return StageTimings(admit=duration(time.monotonic() - asked.began))
 
-    async def _classify(self, request: GenerateRequest, timings: StageTimings) -> dict[str, float]:
+    async def _classify(self, request: GenerateRequest, timings: StageTimings) -> Scored:
         """Return the strategy's scores; none when the caller named the expert, or nothing can be read."""
-        text = "" if request.expert else text_of(request)
-        if not text:
-            return {}
-        began = time.monotonic()
+        if request.expert or not (reading := reading_of(request)):
+            return UNSCORED
+        began, strategy = time.monotonic(), self.strategy  # which a reload may replace before the scores are there
         with self._telemetry.span(
             "route.classify",
-            attributes={"expertmesh.strategy": self.strategy.name, "expertmesh.artefact": self.strategy.generation},
+            attributes={"expertmesh.strategy": strategy.name, "expertmesh.artefact": strategy.generation},
         ):
-            scores = await self._classifier.scores(text)
-        took_s = time.monotonic() - began
-        timings.classify.CopyFrom(duration(took_s))
-        self._telemetry.instruments.classify_duration.record(took_s, {"expertmesh.strategy": self.strategy.name})
-        return scores
+            scored = await self._classifier.scored(reading)
+            took_s = time.monotonic() - began
+            timings.classify.CopyFrom(duration(took_s))
+            self._telemetry.instruments.classify_duration.record(took_s, {"expertmesh.strategy": strategy.name})
+        return scored
 
     def _select(
-        self, pinned: str, scores: dict[str, float], timings: StageTimings, excluded: Collection[str] = ()
-    ) -> Decision:
+        self, scored: Scored, rules: Rules, wish: Wish, timings: StageTimings, attempt: int
+    ) -> tuple[Decision, RouteChosen]:
+        """Choose, and put the choice into words."""
         began = time.monotonic()
         with self._telemetry.span("route.select") as span:
-            chance = drawn()  # noqa: S311  # to spread load, not to keep a secret
-            candidates = self._fleet.candidates
-            decision = select(scores, candidates, self._policy, pinned=pinned, excluded=excluded, chance=chance)
-            span.set_attributes(
-                {
-                    "expertmesh.expert": decision.expert,
-                    "expertmesh.replica": decision.chosen.replica,
-                    "expertmesh.reason": reason_word(decision.reason),
-                }
-            )
-        timings.select.CopyFrom(duration(time.monotonic() - began))
-        self._telemetry.instruments.decisions.add(
-            1, {"expertmesh.expert": decision.expert, "expertmesh.reason": reason_word(decision.reason)}
-        )
-        return decision
-
-    def _chosen(self, decision: Decision, scores: dict[str, float], attempt: int) -> RouteChosen:
-        return chosen_of(decision, scores, self.strategy, attempt)
+            decision = select(scored.scores, self._fleet.roster, rules.policy, wish)
+            labels = labels_of(decision)
+            if span.is_recording():
+                span.set_attributes({**labels, "expertmesh.replica": decision.chosen.replica})
+            chosen = chosen_of(decision, scored, rules, attempt)
+            self._telemetry.instruments.decisions.add(1, labels)
+            timings.select.CopyFrom(duration(time.monotonic() - began))
+        return decision, chosen
 
     async def _ask(
         self, decision: Decision, request: GenerateRequest, asked: Asked, outlet: Outlet, relay: "_Relay"
@@ -160,25 +150,27 @@ class RouterAnswers:
                 "expertmesh.replica": decision.chosen.replica,
             },
         ) as span:
+            if asked.span.is_recording():
+                asked.span.set_attributes(_attributes(decision, relay.chosen))
             await self._fleet.replica(endpoint).ask(request, outlet, asked.deadline, asked.caller, relay)
             span.set_attribute("rpc.response.status_code", "OK")
-        if (ended := relay.ended) is not None:
-            asked.span.set_attributes(
-                {
-                    "gen_ai.usage.input_tokens": ended.usage.prompt_tokens,
-                    "gen_ai.usage.output_tokens": ended.usage.completion_tokens,
-                }
-            )
+            if (ended := relay.ended) is not None and asked.span.is_recording():
+                asked.span.set_attributes(
+                    {
+                        "gen_ai.usage.input_tokens": ended.usage.prompt_tokens,
+                        "gen_ai.usage.output_tokens": ended.usage.completion_tokens,
+                    }
+                )
 
 
 class _Relay:
     """What a router adds to an answer: the route before its first event, its own stages in its last."""
 
     def __init__(self, outlet: Outlet, chosen: RouteChosen, timings: StageTimings) -> None:
+        self.chosen = chosen
         self.begun = False
         self.ended: Finished | None = None
         self._outlet = outlet
-        self._chosen = chosen
         self._timings = timings
         self._sent_at = time.monotonic()
         self._first_at = self._sent_at
@@ -186,7 +178,7 @@ class _Relay:
     def begin(self) -> None:
         self.begun = True
         self._first_at = time.monotonic()
-        self._outlet.route(self._chosen)
+        self._outlet.route(self.chosen)
 
     def end(self, finished: Finished) -> None:
         timings = finished.timings
@@ -197,13 +189,13 @@ class _Relay:
         self.ended = finished
 
 
-def _attributes(chosen: RouteChosen) -> dict[str, str | float | int]:
+def _attributes(decision: Decision, chosen: RouteChosen) -> dict[str, str | float | int]:
     return {
+        **labels_of(decision),
         "gen_ai.request.model": chosen.expert,
-        "expertmesh.expert": chosen.expert,
         "expertmesh.replica": chosen.replica,
-        "expertmesh.reason": reason_word(chosen.reason),
         "expertmesh.score": chosen.score,
         "expertmesh.strategy": chosen.strategy,
+        "expertmesh.generation": chosen.generation,
         "expertmesh.attempt": chosen.attempt,
     }

@@ -3,28 +3,30 @@
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from random import random as drawn
+from dataclasses import dataclass
 
 from opentelemetry import trace
 from opentelemetry.trace import Span, SpanKind
 
-from expertmesh.v1.generation_pb2 import RouteChosen
-from expertmesh.v1.router_pb2 import RouteAnswer, RouteAsk, RouteResponse
+from expertmesh.v1.generation_pb2 import GenerateRequest
+from expertmesh.v1.router_pb2 import RouteAsk, RouteSessionResponse
 from mesh_wire import validation
 from mesh_wire.admission import Admission
 from mesh_wire.deadlines import Deadline, seconds
 from mesh_wire.errors import Busy, DeadlinePassed, Internal, MeshError, Unavailable, status_of
 from mesh_wire.telemetry import Telemetry, fail, parent_of
-from mesh_wire.words import reason_word
-from router_svc.classification import Classifier, text_of
-from router_svc.explaining import chosen_of, explained
+from router_svc.classification import Classifier, Scored
+from router_svc.conversation import Reading, reading_of
+from router_svc.explaining import UNSCORED, chosen_of, explained, labels_of, lean
 from router_svc.fleet import Fleet
 from router_svc.places import Places
-from router_svc.selection import Decision, Policy, Roster, select
+from router_svc.rules import Rulebook, Rules
+from router_svc.selection import Decision, select
+from router_svc.wishes import wish_of
 
 log = logging.getLogger(__name__)
 
+NEVER, UNREAD = Deadline(), Reading("")
 METHOD = "expertmesh.v1.RouterService/RouteSession"
 
 
@@ -33,10 +35,11 @@ class _Ask:
     """One ask on its way through the desk."""
 
     ask: RouteAsk
-    text: str  # what is scored; empty: nothing
+    request: GenerateRequest
+    reading: Reading  # what is scored; empty: nothing
     deadline: Deadline
     span: Span
-    scores: dict[str, float] = field(default_factory=dict)
+    scored: Scored = UNSCORED
     unscored: bool = False  # the strategy failed
 
 
@@ -47,7 +50,7 @@ class Desk:
         self,
         classifier: Classifier,
         fleet: Fleet,
-        policy: Policy,
+        rulebook: Rulebook,
         admission: Admission,
         telemetry: Telemetry,
         draining: Callable[[], bool],
@@ -56,29 +59,29 @@ class Desk:
         self.telemetry = telemetry
         self._classifier = classifier
         self._fleet = fleet
-        self._policy = policy
+        self._rulebook = rulebook
         self._draining = draining
 
-    async def answer(self, asks: Sequence[RouteAsk], places: Places) -> list[RouteAnswer]:
-        """Answer asks, scoring them in one batch. Those to be reserved for are given `places`."""
-        answers: list[RouteAnswer] = []
+    async def answer(self, asks: Sequence[RouteAsk], places: Places, response: RouteSessionResponse) -> None:
+        """Answer asks into a response, scoring them in one batch. Those to be reserved for are given `places`."""
         taken: list[_Ask] = []
+        rules = self._rulebook.now
         for ask in asks:
             span = self._span(ask)
             try:
                 taken.append(self._take(ask, span))
             except MeshError as error:
-                answers.append(_failed(ask, span, error))
+                _fail(response, ask, span, error)
         await self._classify(taken)
-        roster = Roster(self._fleet.candidates)
+        decisions: list[Decision] = []
         for one in taken:
             try:
-                answers.append(self._decide(one, roster, places))
+                decisions.append(self._decide(one, rules, places, response))
             except MeshError as error:
                 if isinstance(error, Busy):
                     self.telemetry.instruments.refused.add(1)
-                answers.append(_failed(one.ask, one.span, error))
-        return answers
+                _fail(response, one.ask, one.span, error)
+        self._count(decisions)
 
     def _span(self, ask: RouteAsk) -> Span:
         if not self.telemetry.enabled:
@@ -94,26 +97,28 @@ class Desk:
             validation.check_name(ask.caller, "caller")
         if self._draining():
             raise Unavailable("the server is shutting down", reason="DRAINING", tokens_sent="0")
-        deadline = Deadline.after(seconds(ask.timeout)) if ask.HasField("timeout") else Deadline()
-        if deadline.passed:
-            raise DeadlinePassed("the deadline had passed on arrival", reason="DEADLINE_PASSED", tokens_sent="0")
-        return _Ask(ask, "" if request.expert else text_of(request), deadline, span)
+        deadline = NEVER
+        if ask.HasField("timeout"):
+            deadline = Deadline.after(seconds(ask.timeout))
+            if deadline.passed:
+                raise DeadlinePassed("the deadline had passed on arrival", reason="DEADLINE_PASSED", tokens_sent="0")
+        return _Ask(ask, request, UNREAD if request.expert else reading_of(request), deadline, span)
 
     async def _classify(self, asked: Sequence[_Ask]) -> None:
-        readable = [one for one in asked if one.text]
+        readable = [one for one in asked if one.reading]
         if not readable:
             return
         began, began_ns = time.monotonic(), time.time_ns()
+        strategy = self._classifier.strategy  # which a reload may replace before the scores are there
         try:
-            rows = await self._classifier.scores_of([one.text for one in readable])
+            rows = await self._classifier.scored_of([one.reading for one in readable])
         except Exception:  # the strategy's own; each of its prompts is told
             log.exception("%d prompts could not be scored", len(readable))
             for one in readable:
                 one.unscored = True
             return
-        for one, scores in zip(readable, rows, strict=True):
-            one.scores = scores
-        strategy = self._classifier.strategy
+        for one, scored in zip(readable, rows, strict=True):
+            one.scored = scored
         labels = {"expertmesh.strategy": strategy.name}
         self.telemetry.instruments.classify_duration.record(time.monotonic() - began, labels)
         if self.telemetry.enabled:
@@ -123,64 +128,52 @@ class Desk:
                 with trace.use_span(one.span):
                     self.telemetry.past_span("route.classify", began_ns, ended_ns, labels)
 
-    def _decide(self, one: _Ask, roster: Roster, places: Places) -> RouteAnswer:
-        ask = one.ask
+    def _decide(self, one: _Ask, rules: Rules, places: Places, response: RouteSessionResponse) -> Decision:
+        """Decide on one ask, into the response."""
+        ask, request = one.ask, one.request
         if one.unscored:
-            request_id = ask.request.request_id
-            raise Internal("the prompt could not be scored", reason="INTERNAL", request_id=request_id)
+            raise Internal("the prompt could not be scored", reason="INTERNAL", request_id=request.request_id)
         self.admission.take()
         held = False
         try:
-            decision = select(
-                one.scores,
-                roster,
-                self._policy,
-                pinned=ask.request.expert,
-                excluded=ask.excluded,
-                chance=drawn(),  # noqa: S311  # to spread load, not to keep a secret
-            )
+            wish, roster = wish_of(request, ask.excluded), self._fleet.roster
+            decision = select(one.scored.scores, roster, rules.policy, wish)
+            replica = self._fleet.replica(decision.chosen.endpoint)
+            answer = response.answers.add(route_id=ask.route_id).decision
+            attempt = 1 + len(wish.excluded)
+            if ask.explain:
+                chosen = chosen_of(decision, one.scored, rules, attempt)
+                answer.CopyFrom(explained(decision, chosen, one.scored.scores, roster, rules.policy, wish))
+            else:
+                answer.endpoint = replica.endpoint
+                lean(decision, one.scored, rules.generation, attempt, answer.route)
+            if ticket := replica.ticket(decision.expert, one.deadline):
+                answer.ticket = ticket
             if ask.reserve:
-                replica = self._fleet.replica(decision.chosen.endpoint)
                 places.hold(ask.route_id, replica, decision.expert, one.deadline.left_s())
-                roster.replace(replica.candidate)
                 held = True
         finally:
             if not held:
                 self.admission.release()
-        self._note(one, decision)
-        return RouteAnswer(route_id=ask.route_id, decision=self._response(one, decision))
-
-    def _response(self, one: _Ask, decision: Decision) -> RouteResponse:
-        strategy = self._classifier.strategy
-        attempt = 1 + len(one.ask.excluded)
-        ticket = self._fleet.replica(decision.chosen.endpoint).ticket(decision.expert, one.deadline)
-        if one.ask.explain:
-            chosen = chosen_of(decision, one.scores, strategy, attempt)
-            response = explained(decision, chosen, one.scores, self._policy)
-            response.ticket = ticket
-            return response
-        chosen = RouteChosen(
-            expert=decision.expert,
-            replica=decision.chosen.replica,
-            score=decision.score,
-            strategy=strategy.name if one.scores else "",
-            reason=decision.reason,
-            attempt=attempt,
-        )
-        return RouteResponse(route=chosen, endpoint=decision.chosen.endpoint, ticket=ticket)
-
-    def _note(self, one: _Ask, decision: Decision) -> None:
-        reason = reason_word(decision.reason)
-        labels = {"expertmesh.expert": decision.expert, "expertmesh.reason": reason}
-        self.telemetry.instruments.decisions.add(1, labels)
         if self.telemetry.enabled:
-            one.span.set_attributes({**labels, "expertmesh.replica": decision.chosen.replica})
+            one.span.set_attributes({**labels_of(decision), "expertmesh.replica": decision.chosen.replica})
+            one.span.set_attribute("expertmesh.generation", rules.generation)
             one.span.set_attribute("rpc.response.status_code", "OK")
             one.span.end()
+        return decision
+
+    def _count(self, decisions: Sequence[Decision]) -> None:
+        """Count decisions, those of the same labels at once: a metric's own price is that of half a decision."""
+        alike: dict[tuple[str, int, str, int, str], list[Decision]] = {}
+        for each in decisions:
+            spilled_from = "" if each.spilled_from_s is None else each.best
+            alike.setdefault((each.expert, each.reason, each.variant, each.affinity, spilled_from), []).append(each)
+        for some in alike.values():
+            self.telemetry.instruments.decisions.add(len(some), labels_of(some[0]))
 
 
-def _failed(ask: RouteAsk, span: Span, error: MeshError) -> RouteAnswer:
+def _fail(response: RouteSessionResponse, ask: RouteAsk, span: Span, error: MeshError) -> None:
     if span.is_recording():
         fail(span, error)
         span.end()
-    return RouteAnswer(route_id=ask.route_id, failure=status_of(error))
+    response.answers.add(route_id=ask.route_id, failure=status_of(error))

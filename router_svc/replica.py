@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import time
+from collections.abc import Callable
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -10,13 +12,13 @@ from expertmesh.v1.expert_pb2 import DescribeRequest, DescribeResponse, Load, Wa
 from expertmesh.v1.expert_pb2_grpc import ExpertServiceStub
 from expertmesh.v1.generation_pb2 import GenerateRequest
 from mesh_wire import inference
-from mesh_wire.deadlines import Deadline
+from mesh_wire.deadlines import Deadline, duration
 from mesh_wire.errors import error_of_call
 from mesh_wire.outlets import Outlet
 from mesh_wire.session_caller import Headers, Relay, SessionCaller
 from mesh_wire.telemetry import Telemetry
 from mesh_wire.tickets import TicketOffice
-from router_svc.selection import Candidate
+from router_svc.candidate import Candidate, terms_of
 
 log = logging.getLogger(__name__)
 
@@ -28,14 +30,31 @@ class Replica:
     """A replica at one address, watched for as long as `watch` runs."""
 
     def __init__(
-        self, endpoint: str, channel: grpc.aio.Channel, telemetry: Telemetry, office: TicketOffice | None = None
+        self,
+        endpoint: str,
+        channel: grpc.aio.Channel,
+        telemetry: Telemetry,
+        office: TicketOffice | None = None,
+        changed: "Callable[[Replica], None]" = lambda replica: None,
+        pause_s: Callable[[], float] = lambda: 0.0,
     ) -> None:
+        """Args:
+        changed: is told whenever there is another candidate.
+        pause_s: the shortest time, in seconds, between two load reports from now on.
+        """
         self.endpoint = endpoint
         self.description = DescribeResponse()
         self.load = Load()
+        self._terms = terms_of(self.load)
         self.trouble = "not reached yet"  # why it does not serve; empty while it does
         self.outstanding = 0
         self._outstanding_then = 0  # when the load was told
+        self._told_at: float | None = None  # seconds of `time.monotonic`
+        self._experts: frozenset[str] = frozenset()
+        self._variants: dict[str, str] = {}
+        self._models: dict[str, str] = {}  # expert -> what a ticket is bound to
+        self._changed = changed
+        self._pause_s = pause_s
         self.idle = asyncio.Event()  # set while nothing is under way there
         self.idle.set()
         self.looked = asyncio.Event()  # set once it has been tried
@@ -50,12 +69,15 @@ class Replica:
         return Candidate(
             replica=self.description.replica,
             endpoint=self.endpoint,
-            experts=frozenset(expert.name for expert in self.description.experts),
+            experts=self._experts,
             serving=not self.trouble,
             load=self.load,
+            variants=self._variants,
             outstanding=self.outstanding,
             untold=self.outstanding - self._outstanding_then,
             max_running=self.description.max_running or 1,
+            told_at=self._told_at,
+            terms=self._terms,
         )
 
     async def ask(
@@ -72,8 +94,7 @@ class Replica:
         """Return permission to ask this replica once; empty where the mesh has no tickets."""
         if self._office is None:
             return ""
-        models = {each.name: each.adapter or self.description.base_model for each in self.description.experts}
-        return self._office.for_request(self.description.replica, expert, models[expert], deadline)
+        return self._office.for_request(self.description.replica, expert, self._models[expert], deadline)
 
     def _session_ticket(self) -> Headers:
         if self._office is None:
@@ -84,11 +105,13 @@ class Replica:
         """Count a request as under way here, until `release`."""
         self.outstanding += 1
         self.idle.clear()
+        self._changed(self)
 
     def release(self) -> None:
         self.outstanding -= 1
         if not self.outstanding:
             self.idle.set()
+        self._changed(self)
 
     async def watch(self) -> None:
         """Keep description, load and health up to date until cancelled, then close everything."""
@@ -117,7 +140,7 @@ class Replica:
         described = await stub.Describe(DescribeRequest(), timeout=FIRST_WORD_S)
         if not described.replica:
             raise ValueError("it does not name itself")
-        self.description = described
+        self._describe(described)
         following = [asyncio.create_task(self._follow_health()), asyncio.create_task(self._follow_load(stub))]
         try:
             done, _ = await asyncio.wait(following, return_when=asyncio.FIRST_COMPLETED)
@@ -140,6 +163,7 @@ class Replica:
                         names = ", ".join(expert.name for expert in self.description.experts)
                         log.info("%s at %s serves %s", self.description.replica, self.endpoint, names)
                     self.trouble, self._served = "", True
+                    self._changed(self)
                     self.looked.set()
                 else:
                     self._in_trouble("it says NOT_SERVING")
@@ -147,16 +171,30 @@ class Replica:
             call.cancel()
 
     async def _follow_load(self, stub: ExpertServiceStub) -> None:
-        call = stub.WatchLoad(WatchLoadRequest())
+        call = stub.WatchLoad(WatchLoadRequest(shortest_pause=duration(self._pause_s())))
         try:
             async for answer in call:
-                self.load, self._outstanding_then = answer.load, self.outstanding
+                self._tell(answer.load)
         finally:
             call.cancel()
+
+    def _describe(self, described: DescribeResponse) -> None:
+        self.description = described
+        self._experts = frozenset(expert.name for expert in described.experts)
+        self._variants = {expert.name: expert.variant for expert in described.experts if expert.variant}
+        self._models = {expert.name: expert.adapter or described.base_model for expert in described.experts}
+        self._changed(self)
+
+    def _tell(self, load: Load) -> None:
+        self.load, self._terms = load, terms_of(load)
+        self._outstanding_then, self._told_at = self.outstanding, time.monotonic()
+        self._changed(self)
 
     def _in_trouble(self, why: str) -> None:
         if why != self.trouble:
             log.warning("%s is out: %s", self.description.replica or self.endpoint, why)
         self.trouble = why
-        self.load, self._outstanding_then = Load(), 0
+        self.load, self._outstanding_then, self._told_at = Load(), 0, None
+        self._terms = terms_of(self.load)
+        self._changed(self)
         self.looked.set()

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator
 
-from expertmesh.v1.router_pb2 import RouteAnswer, RouteAsk, RouteReport, RouteSessionRequest, RouteSessionResponse
+from expertmesh.v1.router_pb2 import RouteAsk, RouteReport, RouteSessionRequest, RouteSessionResponse
 from mesh_wire.errors import BadInput, error_of, status_of
 from router_svc.desk import Desk
 from router_svc.places import Places
@@ -29,21 +29,23 @@ class RouteExchange:
                 for report in message.reports:
                     self._note(report)
                 for at in range(0, len(message.asks), TURN):
-                    yield RouteSessionResponse(answers=await self._answer(message.asks[at : at + TURN]))
+                    response = RouteSessionResponse()
+                    await self._desk.answer(self._fresh(message.asks[at : at + TURN], response), self._places, response)
+                    yield response
         finally:
             self._places.close()
 
-    async def _answer(self, asks: list[RouteAsk]) -> list[RouteAnswer]:
+    def _fresh(self, asks: list[RouteAsk], response: RouteSessionResponse) -> list[RouteAsk]:
+        """Return the asks whose ids are new; the others are answered."""
         fresh: list[RouteAsk] = []
-        reused: list[RouteAnswer] = []
         for ask in asks:
-            if ask.route_id > self._highest:
-                self._highest = ask.route_id
+            if (route_id := ask.route_id) > self._highest:
+                self._highest = route_id
                 fresh.append(ask)
                 continue
             error = BadInput("route ids must rise", reason="STREAM_REUSED", field="asks.route_id")
-            reused.append(RouteAnswer(route_id=ask.route_id, failure=status_of(error)))
-        return reused + await self._desk.answer(fresh, self._places)
+            response.answers.add(route_id=route_id, failure=status_of(error))
+        return fresh
 
     def _note(self, report: RouteReport) -> None:
         if not (expert := self._places.release(report.route_id)):

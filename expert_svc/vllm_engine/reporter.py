@@ -38,6 +38,7 @@ class Reporter(StatLoggerBase):
             kv_cache_use=scheduler_stats.kv_cache_usage,
             tokens=iteration_stats.num_generation_tokens if iteration_stats else 0,
             step_s=step_s,
+            prompt_tokens=iteration_stats.prompt_token_stats.computed if iteration_stats else 0,
         )
 
     def log_engine_initialized(self) -> None:

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x65xpertmesh/v1/expert.proto\x12\rexpertmesh.v1\x1a\x1egoogle/protobuf/duration.proto\"\x11\n\x0f\x44\x65scribeRequest\"\xe1\x02\n\x10\x44\x65scribeResponse\x12\x0f\n\x07replica\x18\x01 \x01(\t\x12,\n\x07\x65xperts\x18\x02 \x03(\x0b\x32\x1b.expertmesh.v1.ServedExpert\x12\x0e\n\x06\x65ngine\x18\x03 \x01(\t\x12\x16\n\x0e\x65ngine_version\x18\x04 \x01(\t\x12\x12\n\nbase_model\x18\x05 \x01(\t\x12\r\n\x05\x64type\x18\x06 \x01(\t\x12\x14\n\x0cquantization\x18\x07 \x01(\t\x12\x1c\n\x14tensor_parallel_size\x18\x08 \x01(\r\x12\x16\n\x0e\x63ontext_length\x18\t \x01(\r\x12\x17\n\x0fvocabulary_size\x18\n \x01(\r\x12\x17\n\x0fkv_cache_tokens\x18\x0b \x01(\x04\x12\x13\n\x0bmax_running\x18\x0c \x01(\r\x12\x15\n\rmax_in_flight\x18\r \x01(\r\x12\x19\n\x11max_message_bytes\x18\x0e \x01(\r\"-\n\x0cServedExpert\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x61pter\x18\x02 \x01(\t\"\x12\n\x10WatchLoadRequest\"6\n\x11WatchLoadResponse\x12!\n\x04load\x18\x01 \x01(\x0b\x32\x13.expertmesh.v1.Load\"\xa5\x01\n\x04Load\x12\x0f\n\x07running\x18\x01 \x01(\r\x12\x0f\n\x07waiting\x18\x02 \x01(\r\x12\x14\n\x0ckv_cache_use\x18\x03 \x01(\x01\x12\x19\n\x11tokens_per_second\x18\x04 \x01(\x01\x12\x1c\n\x14queued_prompt_tokens\x18\x05 \x01(\x04\x12,\n\tstep_time\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration2\xae\x01\n\rExpertService\x12K\n\x08\x44\x65scribe\x12\x1e.expertmesh.v1.DescribeRequest\x1a\x1f.expertmesh.v1.DescribeResponse\x12P\n\tWatchLoad\x12\x1f.expertmesh.v1.WatchLoadRequest\x1a .expertmesh.v1.WatchLoadResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x65xpertmesh/v1/expert.proto\x12\rexpertmesh.v1\x1a\x1egoogle/protobuf/duration.proto\"\x11\n\x0f\x44\x65scribeRequest\"\xe1\x02\n\x10\x44\x65scribeResponse\x12\x0f\n\x07replica\x18\x01 \x01(\t\x12,\n\x07\x65xperts\x18\x02 \x03(\x0b\x32\x1b.expertmesh.v1.ServedExpert\x12\x0e\n\x06\x65ngine\x18\x03 \x01(\t\x12\x16\n\x0e\x65ngine_version\x18\x04 \x01(\t\x12\x12\n\nbase_model\x18\x05 \x01(\t\x12\r\n\x05\x64type\x18\x06 \x01(\t\x12\x14\n\x0cquantization\x18\x07 \x01(\t\x12\x1c\n\x14tensor_parallel_size\x18\x08 \x01(\r\x12\x16\n\x0e\x63ontext_length\x18\t \x01(\r\x12\x17\n\x0fvocabulary_size\x18\n \x01(\r\x12\x17\n\x0fkv_cache_tokens\x18\x0b \x01(\x04\x12\x13\n\x0bmax_running\x18\x0c \x01(\r\x12\x15\n\rmax_in_flight\x18\r \x01(\r\x12\x19\n\x11max_message_bytes\x18\x0e \x01(\r\">\n\x0cServedExpert\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x61pter\x18\x02 \x01(\t\x12\x0f\n\x07variant\x18\x03 \x01(\t\"E\n\x10WatchLoadRequest\x12\x31\n\x0eshortest_pause\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"6\n\x11WatchLoadResponse\x12!\n\x04load\x18\x01 \x01(\x0b\x32\x13.expertmesh.v1.Load\"\x8a\x02\n\x04Load\x12\x0f\n\x07running\x18\x01 \x01(\r\x12\x0f\n\x07waiting\x18\x02 \x01(\r\x12\x14\n\x0ckv_cache_use\x18\x03 \x01(\x01\x12\x19\n\x11tokens_per_second\x18\x04 \x01(\x01\x12\x1c\n\x14queued_prompt_tokens\x18\x05 \x01(\x04\x12,\n\tstep_time\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x34\n\x11prompt_token_time\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\nplace_time\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration2\xae\x01\n\rExpertService\x12K\n\x08\x44\x65scribe\x12\x1e.expertmesh.v1.DescribeRequest\x1a\x1f.expertmesh.v1.DescribeResponse\x12P\n\tWatchLoad\x12\x1f.expertmesh.v1.WatchLoadRequest\x1a .expertmesh.v1.WatchLoadResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,13 +37,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DESCRIBERESPONSE']._serialized_start=97
   _globals['_DESCRIBERESPONSE']._serialized_end=450
   _globals['_SERVEDEXPERT']._serialized_start=452
-  _globals['_SERVEDEXPERT']._serialized_end=497
-  _globals['_WATCHLOADREQUEST']._serialized_start=499
-  _globals['_WATCHLOADREQUEST']._serialized_end=517
-  _globals['_WATCHLOADRESPONSE']._serialized_start=519
-  _globals['_WATCHLOADRESPONSE']._serialized_end=573
-  _globals['_LOAD']._serialized_start=576
-  _globals['_LOAD']._serialized_end=741
-  _globals['_EXPERTSERVICE']._serialized_start=744
-  _globals['_EXPERTSERVICE']._serialized_end=918
+  _globals['_SERVEDEXPERT']._serialized_end=514
+  _globals['_WATCHLOADREQUEST']._serialized_start=516
+  _globals['_WATCHLOADREQUEST']._serialized_end=585
+  _globals['_WATCHLOADRESPONSE']._serialized_start=587
+  _globals['_WATCHLOADRESPONSE']._serialized_end=641
+  _globals['_LOAD']._serialized_start=644
+  _globals['_LOAD']._serialized_end=910
+  _globals['_EXPERTSERVICE']._serialized_start=913
+  _globals['_EXPERTSERVICE']._serialized_end=1087
 # @@protoc_insertion_point(module_scope)

@@ -10,12 +10,24 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class Precision(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PRECISION_UNSPECIFIED: _ClassVar[Precision]
+    PRECISION_FULL: _ClassVar[Precision]
+    PRECISION_LOWER: _ClassVar[Precision]
+
 class Role(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     ROLE_UNSPECIFIED: _ClassVar[Role]
     ROLE_SYSTEM: _ClassVar[Role]
     ROLE_USER: _ClassVar[Role]
     ROLE_ASSISTANT: _ClassVar[Role]
+
+class Affinity(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    AFFINITY_UNSPECIFIED: _ClassVar[Affinity]
+    AFFINITY_KEPT: _ClassVar[Affinity]
+    AFFINITY_GIVEN_UP: _ClassVar[Affinity]
 
 class RouteReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -24,40 +36,54 @@ class RouteReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ROUTE_REASON_UNSURE: _ClassVar[RouteReason]
     ROUTE_REASON_UNSERVED: _ClassVar[RouteReason]
     ROUTE_REASON_PINNED: _ClassVar[RouteReason]
+    ROUTE_REASON_SPILLED: _ClassVar[RouteReason]
+    ROUTE_REASON_SIBLING: _ClassVar[RouteReason]
 
 class FinishReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     FINISH_REASON_UNSPECIFIED: _ClassVar[FinishReason]
     FINISH_REASON_STOP: _ClassVar[FinishReason]
     FINISH_REASON_LENGTH: _ClassVar[FinishReason]
+PRECISION_UNSPECIFIED: Precision
+PRECISION_FULL: Precision
+PRECISION_LOWER: Precision
 ROLE_UNSPECIFIED: Role
 ROLE_SYSTEM: Role
 ROLE_USER: Role
 ROLE_ASSISTANT: Role
+AFFINITY_UNSPECIFIED: Affinity
+AFFINITY_KEPT: Affinity
+AFFINITY_GIVEN_UP: Affinity
 ROUTE_REASON_UNSPECIFIED: RouteReason
 ROUTE_REASON_CONFIDENT: RouteReason
 ROUTE_REASON_UNSURE: RouteReason
 ROUTE_REASON_UNSERVED: RouteReason
 ROUTE_REASON_PINNED: RouteReason
+ROUTE_REASON_SPILLED: RouteReason
+ROUTE_REASON_SIBLING: RouteReason
 FINISH_REASON_UNSPECIFIED: FinishReason
 FINISH_REASON_STOP: FinishReason
 FINISH_REASON_LENGTH: FinishReason
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("request_id", "prompt", "chat", "token_ids", "sampling", "expert")
+    __slots__ = ("request_id", "prompt", "chat", "token_ids", "sampling", "expert", "precision", "conversation")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     CHAT_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
     EXPERT_FIELD_NUMBER: _ClassVar[int]
+    PRECISION_FIELD_NUMBER: _ClassVar[int]
+    CONVERSATION_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     prompt: str
     chat: Chat
     token_ids: TokenIds
     sampling: Sampling
     expert: str
-    def __init__(self, request_id: _Optional[str] = ..., prompt: _Optional[str] = ..., chat: _Optional[_Union[Chat, _Mapping]] = ..., token_ids: _Optional[_Union[TokenIds, _Mapping]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., expert: _Optional[str] = ...) -> None: ...
+    precision: Precision
+    conversation: str
+    def __init__(self, request_id: _Optional[str] = ..., prompt: _Optional[str] = ..., chat: _Optional[_Union[Chat, _Mapping]] = ..., token_ids: _Optional[_Union[TokenIds, _Mapping]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., expert: _Optional[str] = ..., precision: _Optional[_Union[Precision, str]] = ..., conversation: _Optional[str] = ...) -> None: ...
 
 class Chat(_message.Message):
     __slots__ = ("messages",)
@@ -169,7 +195,7 @@ class GenerateResponse(_message.Message):
     def __init__(self, route: _Optional[_Union[RouteChosen, _Mapping]] = ..., delta: _Optional[_Union[Delta, _Mapping]] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ...) -> None: ...
 
 class RouteChosen(_message.Message):
-    __slots__ = ("expert", "replica", "score", "runners_up", "strategy", "reason", "artefact", "explanation", "attempt")
+    __slots__ = ("expert", "replica", "score", "runners_up", "strategy", "reason", "artefact", "explanation", "attempt", "variant", "spilled_from", "affinity", "generation", "fallback")
     EXPERT_FIELD_NUMBER: _ClassVar[int]
     REPLICA_FIELD_NUMBER: _ClassVar[int]
     SCORE_FIELD_NUMBER: _ClassVar[int]
@@ -179,6 +205,11 @@ class RouteChosen(_message.Message):
     ARTEFACT_FIELD_NUMBER: _ClassVar[int]
     EXPLANATION_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    VARIANT_FIELD_NUMBER: _ClassVar[int]
+    SPILLED_FROM_FIELD_NUMBER: _ClassVar[int]
+    AFFINITY_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    FALLBACK_FIELD_NUMBER: _ClassVar[int]
     expert: str
     replica: str
     score: float
@@ -188,7 +219,12 @@ class RouteChosen(_message.Message):
     artefact: str
     explanation: str
     attempt: int
-    def __init__(self, expert: _Optional[str] = ..., replica: _Optional[str] = ..., score: _Optional[float] = ..., runners_up: _Optional[_Iterable[_Union[ExpertScore, _Mapping]]] = ..., strategy: _Optional[str] = ..., reason: _Optional[_Union[RouteReason, str]] = ..., artefact: _Optional[str] = ..., explanation: _Optional[str] = ..., attempt: _Optional[int] = ...) -> None: ...
+    variant: str
+    spilled_from: str
+    affinity: Affinity
+    generation: int
+    fallback: str
+    def __init__(self, expert: _Optional[str] = ..., replica: _Optional[str] = ..., score: _Optional[float] = ..., runners_up: _Optional[_Iterable[_Union[ExpertScore, _Mapping]]] = ..., strategy: _Optional[str] = ..., reason: _Optional[_Union[RouteReason, str]] = ..., artefact: _Optional[str] = ..., explanation: _Optional[str] = ..., attempt: _Optional[int] = ..., variant: _Optional[str] = ..., spilled_from: _Optional[str] = ..., affinity: _Optional[_Union[Affinity, str]] = ..., generation: _Optional[int] = ..., fallback: _Optional[str] = ...) -> None: ...
 
 class ExpertScore(_message.Message):
     __slots__ = ("expert", "score")

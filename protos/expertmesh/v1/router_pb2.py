@@ -28,7 +28,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x65xpertmesh/v1/router.proto\x12\rexpertmesh.v1\x1a\x1a\x65xpertmesh/v1/expert.proto\x1a\x1e\x65xpertmesh/v1/generation.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\"?\n\x0cRouteRequest\x12/\n\x07request\x18\x01 \x01(\x0b\x32\x1e.expertmesh.v1.GenerateRequest\"\x8a\x02\n\rRouteResponse\x12)\n\x05route\x18\x01 \x01(\x0b\x32\x1a.expertmesh.v1.RouteChosen\x12\x10\n\x08\x65ndpoint\x18\x02 \x01(\t\x12\x0e\n\x06ticket\x18\x03 \x01(\t\x12*\n\x06scores\x18\x04 \x03(\x0b\x32\x1a.expertmesh.v1.ExpertScore\x12\x11\n\tthreshold\x18\x05 \x01(\x01\x12\x0e\n\x06margin\x18\x06 \x01(\x01\x12/\n\x08replicas\x18\x07 \x03(\x0b\x32\x1d.expertmesh.v1.ReplicaWeighed\x12,\n\x07timings\x18\x08 \x01(\x0b\x32\x1b.expertmesh.v1.StageTimings\"i\n\x13RouteSessionRequest\x12%\n\x04\x61sks\x18\x01 \x03(\x0b\x32\x17.expertmesh.v1.RouteAsk\x12+\n\x07reports\x18\x02 \x03(\x0b\x32\x1a.expertmesh.v1.RouteReport\"\xe6\x01\n\x08RouteAsk\x12\x10\n\x08route_id\x18\x01 \x01(\r\x12/\n\x07request\x18\x02 \x01(\x0b\x32\x1e.expertmesh.v1.GenerateRequest\x12*\n\x07timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0btraceparent\x18\x04 \x01(\t\x12\x12\n\ntracestate\x18\x05 \x01(\t\x12\x0e\n\x06\x63\x61ller\x18\x06 \x01(\t\x12\x0f\n\x07\x65xplain\x18\x07 \x01(\x08\x12\x0f\n\x07reserve\x18\x08 \x01(\x08\x12\x10\n\x08\x65xcluded\x18\t \x03(\t\"i\n\x0bRouteReport\x12\x10\n\x08route_id\x18\x01 \x01(\r\x12#\n\x05usage\x18\x02 \x01(\x0b\x32\x14.expertmesh.v1.Usage\x12#\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x12.google.rpc.Status\"C\n\x14RouteSessionResponse\x12+\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x1a.expertmesh.v1.RouteAnswer\"\x83\x01\n\x0bRouteAnswer\x12\x10\n\x08route_id\x18\x01 \x01(\r\x12\x30\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0b\x32\x1c.expertmesh.v1.RouteResponseH\x00\x12%\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"\x9d\x01\n\x0eReplicaWeighed\x12\x0f\n\x07replica\x18\x01 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x02 \x01(\t\x12\x30\n\rexpected_wait\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12!\n\x04load\x18\x04 \x01(\x0b\x32\x13.expertmesh.v1.Load\x12\x13\n\x0boutstanding\x18\x05 \x01(\r\"\x14\n\x12ListExpertsRequest\"\xa6\x01\n\x13ListExpertsResponse\x12&\n\x07\x65xperts\x18\x01 \x03(\x0b\x32\x15.expertmesh.v1.Expert\x12\x12\n\ngeneralist\x18\x02 \x01(\t\x12\x10\n\x08strategy\x18\x03 \x01(\t\x12\x10\n\x08\x61rtefact\x18\x04 \x01(\t\x12/\n\x0bunreachable\x18\x05 \x03(\x0b\x32\x1a.expertmesh.v1.Unreachable\"S\n\x06\x45xpert\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tavailable\x18\x02 \x01(\x08\x12(\n\x08replicas\x18\x03 \x03(\x0b\x32\x16.expertmesh.v1.Replica\"\xa8\x01\n\x07Replica\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x02 \x01(\t\x12\x0f\n\x07serving\x18\x03 \x01(\x08\x12\x34\n\x0b\x64\x65scription\x18\x04 \x01(\x0b\x32\x1f.expertmesh.v1.DescribeResponse\x12!\n\x04load\x18\x05 \x01(\x0b\x32\x13.expertmesh.v1.Load\x12\x13\n\x0boutstanding\x18\x06 \x01(\r\"/\n\x0bUnreachable\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t2\x86\x02\n\rRouterService\x12\x42\n\x05Route\x12\x1b.expertmesh.v1.RouteRequest\x1a\x1c.expertmesh.v1.RouteResponse\x12[\n\x0cRouteSession\x12\".expertmesh.v1.RouteSessionRequest\x1a#.expertmesh.v1.RouteSessionResponse(\x01\x30\x01\x12T\n\x0bListExperts\x12!.expertmesh.v1.ListExpertsRequest\x1a\".expertmesh.v1.ListExpertsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x65xpertmesh/v1/router.proto\x12\rexpertmesh.v1\x1a\x1a\x65xpertmesh/v1/expert.proto\x1a\x1e\x65xpertmesh/v1/generation.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\"?\n\x0cRouteRequest\x12/\n\x07request\x18\x01 \x01(\x0b\x32\x1e.expertmesh.v1.GenerateRequest\"\xe5\x02\n\rRouteResponse\x12)\n\x05route\x18\x01 \x01(\x0b\x32\x1a.expertmesh.v1.RouteChosen\x12\x10\n\x08\x65ndpoint\x18\x02 \x01(\t\x12\x0e\n\x06ticket\x18\x03 \x01(\t\x12*\n\x06scores\x18\x04 \x03(\x0b\x32\x1a.expertmesh.v1.ExpertScore\x12\x11\n\tthreshold\x18\x05 \x01(\x01\x12\x0e\n\x06margin\x18\x06 \x01(\x01\x12/\n\x08replicas\x18\x07 \x03(\x0b\x32\x1d.expertmesh.v1.ReplicaWeighed\x12,\n\x07timings\x18\x08 \x01(\x0b\x32\x1b.expertmesh.v1.StageTimings\x12+\n\x07options\x18\t \x03(\x0b\x32\x1a.expertmesh.v1.RouteOption\x12,\n\x07grounds\x18\n \x01(\x0b\x32\x1b.expertmesh.v1.RouteGrounds\"\xaa\x01\n\x0bRouteOption\x12\x0e\n\x06\x65xpert\x18\x01 \x01(\t\x12\x0f\n\x07variant\x18\x02 \x01(\t\x12\r\n\x05score\x18\x03 \x01(\x01\x12\x30\n\rexpected_wait\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05price\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07verdict\x18\x06 \x01(\t\"\x83\x02\n\x0cRouteGrounds\x12*\n\x06policy\x18\x01 \x01(\x0b\x32\x1a.expertmesh.v1.RoutePolicy\x12\x13\n\x06\x63hance\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x0e\n\x06pinned\x18\x03 \x01(\t\x12+\n\tprecision\x18\x04 \x01(\x0e\x32\x18.expertmesh.v1.Precision\x12\x19\n\x0c\x63onversation\x18\x05 \x01(\x06H\x01\x88\x01\x01\x12\x10\n\x08\x65xcluded\x18\x06 \x03(\t\x12,\n\x05\x66leet\x18\x07 \x03(\x0b\x32\x1d.expertmesh.v1.ReplicaWeighedB\t\n\x07_chanceB\x0f\n\r_conversation\"\xc3\x01\n\x0bRoutePolicy\x12\x12\n\ngeneralist\x18\x01 \x01(\t\x12\x11\n\tthreshold\x18\x02 \x01(\x01\x12\x1f\n\x12spill_ms_per_point\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x15\n\rquality_floor\x18\x04 \x01(\x01\x12\x12\n\nsibling_ms\x18\x05 \x01(\x01\x12\x13\n\x0b\x61\x66\x66inity_ms\x18\x06 \x01(\x01\x12\x15\n\rstale_after_s\x18\x07 \x01(\x01\x42\x15\n\x13_spill_ms_per_point\"i\n\x13RouteSessionRequest\x12%\n\x04\x61sks\x18\x01 \x03(\x0b\x32\x17.expertmesh.v1.RouteAsk\x12+\n\x07reports\x18\x02 \x03(\x0b\x32\x1a.expertmesh.v1.RouteReport\"\xe6\x01\n\x08RouteAsk\x12\x10\n\x08route_id\x18\x01 \x01(\r\x12/\n\x07request\x18\x02 \x01(\x0b\x32\x1e.expertmesh.v1.GenerateRequest\x12*\n\x07timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0btraceparent\x18\x04 \x01(\t\x12\x12\n\ntracestate\x18\x05 \x01(\t\x12\x0e\n\x06\x63\x61ller\x18\x06 \x01(\t\x12\x0f\n\x07\x65xplain\x18\x07 \x01(\x08\x12\x0f\n\x07reserve\x18\x08 \x01(\x08\x12\x10\n\x08\x65xcluded\x18\t \x03(\t\"i\n\x0bRouteReport\x12\x10\n\x08route_id\x18\x01 \x01(\r\x12#\n\x05usage\x18\x02 \x01(\x0b\x32\x14.expertmesh.v1.Usage\x12#\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x12.google.rpc.Status\"C\n\x14RouteSessionResponse\x12+\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x1a.expertmesh.v1.RouteAnswer\"\x83\x01\n\x0bRouteAnswer\x12\x10\n\x08route_id\x18\x01 \x01(\r\x12\x30\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0b\x32\x1c.expertmesh.v1.RouteResponseH\x00\x12%\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"\xbd\x02\n\x0eReplicaWeighed\x12\x0f\n\x07replica\x18\x01 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x02 \x01(\t\x12\x30\n\rexpected_wait\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12!\n\x04load\x18\x04 \x01(\x0b\x32\x13.expertmesh.v1.Load\x12\x13\n\x0boutstanding\x18\x05 \x01(\r\x12\x0e\n\x06untold\x18\x06 \x01(\x11\x12+\n\x08load_age\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05stale\x18\x08 \x01(\x08\x12\x0f\n\x07serving\x18\t \x01(\x08\x12\x13\n\x0bmax_running\x18\n \x01(\r\x12,\n\x07\x65xperts\x18\x0b \x03(\x0b\x32\x1b.expertmesh.v1.ServedExpert\"\x14\n\x12ListExpertsRequest\"\xa6\x02\n\x13ListExpertsResponse\x12&\n\x07\x65xperts\x18\x01 \x03(\x0b\x32\x15.expertmesh.v1.Expert\x12\x12\n\ngeneralist\x18\x02 \x01(\t\x12\x10\n\x08strategy\x18\x03 \x01(\t\x12\x10\n\x08\x61rtefact\x18\x04 \x01(\t\x12/\n\x0bunreachable\x18\x05 \x03(\x0b\x32\x1a.expertmesh.v1.Unreachable\x12\x12\n\ngeneration\x18\x06 \x01(\r\x12\x11\n\tnot_taken\x18\x07 \x03(\t\x12\x18\n\x10left_for_restart\x18\x08 \x03(\t\x12\x18\n\x10strategy_trouble\x18\t \x01(\t\x12#\n\x05\x64rift\x18\n \x01(\x0b\x32\x14.expertmesh.v1.Drift\"G\n\x05\x44rift\x12\x0f\n\x07verdict\x18\x01 \x01(\t\x12\x12\n\x05index\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x0f\n\x07prompts\x18\x03 \x01(\x01\x42\x08\n\x06_index\"S\n\x06\x45xpert\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tavailable\x18\x02 \x01(\x08\x12(\n\x08replicas\x18\x03 \x03(\x0b\x32\x16.expertmesh.v1.Replica\"\xa8\x01\n\x07Replica\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x02 \x01(\t\x12\x0f\n\x07serving\x18\x03 \x01(\x08\x12\x34\n\x0b\x64\x65scription\x18\x04 \x01(\x0b\x32\x1f.expertmesh.v1.DescribeResponse\x12!\n\x04load\x18\x05 \x01(\x0b\x32\x13.expertmesh.v1.Load\x12\x13\n\x0boutstanding\x18\x06 \x01(\r\"/\n\x0bUnreachable\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t2\x86\x02\n\rRouterService\x12\x42\n\x05Route\x12\x1b.expertmesh.v1.RouteRequest\x1a\x1c.expertmesh.v1.RouteResponse\x12[\n\x0cRouteSession\x12\".expertmesh.v1.RouteSessionRequest\x1a#.expertmesh.v1.RouteSessionResponse(\x01\x30\x01\x12T\n\x0bListExperts\x12!.expertmesh.v1.ListExpertsRequest\x1a\".expertmesh.v1.ListExpertsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,29 +38,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ROUTEREQUEST']._serialized_start=162
   _globals['_ROUTEREQUEST']._serialized_end=225
   _globals['_ROUTERESPONSE']._serialized_start=228
-  _globals['_ROUTERESPONSE']._serialized_end=494
-  _globals['_ROUTESESSIONREQUEST']._serialized_start=496
-  _globals['_ROUTESESSIONREQUEST']._serialized_end=601
-  _globals['_ROUTEASK']._serialized_start=604
-  _globals['_ROUTEASK']._serialized_end=834
-  _globals['_ROUTEREPORT']._serialized_start=836
-  _globals['_ROUTEREPORT']._serialized_end=941
-  _globals['_ROUTESESSIONRESPONSE']._serialized_start=943
-  _globals['_ROUTESESSIONRESPONSE']._serialized_end=1010
-  _globals['_ROUTEANSWER']._serialized_start=1013
-  _globals['_ROUTEANSWER']._serialized_end=1144
-  _globals['_REPLICAWEIGHED']._serialized_start=1147
-  _globals['_REPLICAWEIGHED']._serialized_end=1304
-  _globals['_LISTEXPERTSREQUEST']._serialized_start=1306
-  _globals['_LISTEXPERTSREQUEST']._serialized_end=1326
-  _globals['_LISTEXPERTSRESPONSE']._serialized_start=1329
-  _globals['_LISTEXPERTSRESPONSE']._serialized_end=1495
-  _globals['_EXPERT']._serialized_start=1497
-  _globals['_EXPERT']._serialized_end=1580
-  _globals['_REPLICA']._serialized_start=1583
-  _globals['_REPLICA']._serialized_end=1751
-  _globals['_UNREACHABLE']._serialized_start=1753
-  _globals['_UNREACHABLE']._serialized_end=1800
-  _globals['_ROUTERSERVICE']._serialized_start=1803
-  _globals['_ROUTERSERVICE']._serialized_end=2065
+  _globals['_ROUTERESPONSE']._serialized_end=585
+  _globals['_ROUTEOPTION']._serialized_start=588
+  _globals['_ROUTEOPTION']._serialized_end=758
+  _globals['_ROUTEGROUNDS']._serialized_start=761
+  _globals['_ROUTEGROUNDS']._serialized_end=1020
+  _globals['_ROUTEPOLICY']._serialized_start=1023
+  _globals['_ROUTEPOLICY']._serialized_end=1218
+  _globals['_ROUTESESSIONREQUEST']._serialized_start=1220
+  _globals['_ROUTESESSIONREQUEST']._serialized_end=1325
+  _globals['_ROUTEASK']._serialized_start=1328
+  _globals['_ROUTEASK']._serialized_end=1558
+  _globals['_ROUTEREPORT']._serialized_start=1560
+  _globals['_ROUTEREPORT']._serialized_end=1665
+  _globals['_ROUTESESSIONRESPONSE']._serialized_start=1667
+  _globals['_ROUTESESSIONRESPONSE']._serialized_end=1734
+  _globals['_ROUTEANSWER']._serialized_start=1737
+  _globals['_ROUTEANSWER']._serialized_end=1868
+  _globals['_REPLICAWEIGHED']._serialized_start=1871
+  _globals['_REPLICAWEIGHED']._serialized_end=2188
+  _globals['_LISTEXPERTSREQUEST']._serialized_start=2190
+  _globals['_LISTEXPERTSREQUEST']._serialized_end=2210
+  _globals['_LISTEXPERTSRESPONSE']._serialized_start=2213
+  _globals['_LISTEXPERTSRESPONSE']._serialized_end=2507
+  _globals['_DRIFT']._serialized_start=2509
+  _globals['_DRIFT']._serialized_end=2580
+  _globals['_EXPERT']._serialized_start=2582
+  _globals['_EXPERT']._serialized_end=2665
+  _globals['_REPLICA']._serialized_start=2668
+  _globals['_REPLICA']._serialized_end=2836
+  _globals['_UNREACHABLE']._serialized_start=2838
+  _globals['_UNREACHABLE']._serialized_end=2885
+  _globals['_ROUTERSERVICE']._serialized_start=2888
+  _globals['_ROUTERSERVICE']._serialized_end=3150
 # @@protoc_insertion_point(module_scope)

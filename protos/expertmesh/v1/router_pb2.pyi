@@ -19,7 +19,7 @@ class RouteRequest(_message.Message):
     def __init__(self, request: _Optional[_Union[_generation_pb2.GenerateRequest, _Mapping]] = ...) -> None: ...
 
 class RouteResponse(_message.Message):
-    __slots__ = ("route", "endpoint", "ticket", "scores", "threshold", "margin", "replicas", "timings")
+    __slots__ = ("route", "endpoint", "ticket", "scores", "threshold", "margin", "replicas", "timings", "options", "grounds")
     ROUTE_FIELD_NUMBER: _ClassVar[int]
     ENDPOINT_FIELD_NUMBER: _ClassVar[int]
     TICKET_FIELD_NUMBER: _ClassVar[int]
@@ -28,6 +28,8 @@ class RouteResponse(_message.Message):
     MARGIN_FIELD_NUMBER: _ClassVar[int]
     REPLICAS_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    GROUNDS_FIELD_NUMBER: _ClassVar[int]
     route: _generation_pb2.RouteChosen
     endpoint: str
     ticket: str
@@ -36,7 +38,61 @@ class RouteResponse(_message.Message):
     margin: float
     replicas: _containers.RepeatedCompositeFieldContainer[ReplicaWeighed]
     timings: _generation_pb2.StageTimings
-    def __init__(self, route: _Optional[_Union[_generation_pb2.RouteChosen, _Mapping]] = ..., endpoint: _Optional[str] = ..., ticket: _Optional[str] = ..., scores: _Optional[_Iterable[_Union[_generation_pb2.ExpertScore, _Mapping]]] = ..., threshold: _Optional[float] = ..., margin: _Optional[float] = ..., replicas: _Optional[_Iterable[_Union[ReplicaWeighed, _Mapping]]] = ..., timings: _Optional[_Union[_generation_pb2.StageTimings, _Mapping]] = ...) -> None: ...
+    options: _containers.RepeatedCompositeFieldContainer[RouteOption]
+    grounds: RouteGrounds
+    def __init__(self, route: _Optional[_Union[_generation_pb2.RouteChosen, _Mapping]] = ..., endpoint: _Optional[str] = ..., ticket: _Optional[str] = ..., scores: _Optional[_Iterable[_Union[_generation_pb2.ExpertScore, _Mapping]]] = ..., threshold: _Optional[float] = ..., margin: _Optional[float] = ..., replicas: _Optional[_Iterable[_Union[ReplicaWeighed, _Mapping]]] = ..., timings: _Optional[_Union[_generation_pb2.StageTimings, _Mapping]] = ..., options: _Optional[_Iterable[_Union[RouteOption, _Mapping]]] = ..., grounds: _Optional[_Union[RouteGrounds, _Mapping]] = ...) -> None: ...
+
+class RouteOption(_message.Message):
+    __slots__ = ("expert", "variant", "score", "expected_wait", "price", "verdict")
+    EXPERT_FIELD_NUMBER: _ClassVar[int]
+    VARIANT_FIELD_NUMBER: _ClassVar[int]
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_WAIT_FIELD_NUMBER: _ClassVar[int]
+    PRICE_FIELD_NUMBER: _ClassVar[int]
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
+    expert: str
+    variant: str
+    score: float
+    expected_wait: _duration_pb2.Duration
+    price: _duration_pb2.Duration
+    verdict: str
+    def __init__(self, expert: _Optional[str] = ..., variant: _Optional[str] = ..., score: _Optional[float] = ..., expected_wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., price: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., verdict: _Optional[str] = ...) -> None: ...
+
+class RouteGrounds(_message.Message):
+    __slots__ = ("policy", "chance", "pinned", "precision", "conversation", "excluded", "fleet")
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    CHANCE_FIELD_NUMBER: _ClassVar[int]
+    PINNED_FIELD_NUMBER: _ClassVar[int]
+    PRECISION_FIELD_NUMBER: _ClassVar[int]
+    CONVERSATION_FIELD_NUMBER: _ClassVar[int]
+    EXCLUDED_FIELD_NUMBER: _ClassVar[int]
+    FLEET_FIELD_NUMBER: _ClassVar[int]
+    policy: RoutePolicy
+    chance: float
+    pinned: str
+    precision: _generation_pb2.Precision
+    conversation: int
+    excluded: _containers.RepeatedScalarFieldContainer[str]
+    fleet: _containers.RepeatedCompositeFieldContainer[ReplicaWeighed]
+    def __init__(self, policy: _Optional[_Union[RoutePolicy, _Mapping]] = ..., chance: _Optional[float] = ..., pinned: _Optional[str] = ..., precision: _Optional[_Union[_generation_pb2.Precision, str]] = ..., conversation: _Optional[int] = ..., excluded: _Optional[_Iterable[str]] = ..., fleet: _Optional[_Iterable[_Union[ReplicaWeighed, _Mapping]]] = ...) -> None: ...
+
+class RoutePolicy(_message.Message):
+    __slots__ = ("generalist", "threshold", "spill_ms_per_point", "quality_floor", "sibling_ms", "affinity_ms", "stale_after_s")
+    GENERALIST_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    SPILL_MS_PER_POINT_FIELD_NUMBER: _ClassVar[int]
+    QUALITY_FLOOR_FIELD_NUMBER: _ClassVar[int]
+    SIBLING_MS_FIELD_NUMBER: _ClassVar[int]
+    AFFINITY_MS_FIELD_NUMBER: _ClassVar[int]
+    STALE_AFTER_S_FIELD_NUMBER: _ClassVar[int]
+    generalist: str
+    threshold: float
+    spill_ms_per_point: float
+    quality_floor: float
+    sibling_ms: float
+    affinity_ms: float
+    stale_after_s: float
+    def __init__(self, generalist: _Optional[str] = ..., threshold: _Optional[float] = ..., spill_ms_per_point: _Optional[float] = ..., quality_floor: _Optional[float] = ..., sibling_ms: _Optional[float] = ..., affinity_ms: _Optional[float] = ..., stale_after_s: _Optional[float] = ...) -> None: ...
 
 class RouteSessionRequest(_message.Message):
     __slots__ = ("asks", "reports")
@@ -95,36 +151,68 @@ class RouteAnswer(_message.Message):
     def __init__(self, route_id: _Optional[int] = ..., decision: _Optional[_Union[RouteResponse, _Mapping]] = ..., failure: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
 
 class ReplicaWeighed(_message.Message):
-    __slots__ = ("replica", "endpoint", "expected_wait", "load", "outstanding")
+    __slots__ = ("replica", "endpoint", "expected_wait", "load", "outstanding", "untold", "load_age", "stale", "serving", "max_running", "experts")
     REPLICA_FIELD_NUMBER: _ClassVar[int]
     ENDPOINT_FIELD_NUMBER: _ClassVar[int]
     EXPECTED_WAIT_FIELD_NUMBER: _ClassVar[int]
     LOAD_FIELD_NUMBER: _ClassVar[int]
     OUTSTANDING_FIELD_NUMBER: _ClassVar[int]
+    UNTOLD_FIELD_NUMBER: _ClassVar[int]
+    LOAD_AGE_FIELD_NUMBER: _ClassVar[int]
+    STALE_FIELD_NUMBER: _ClassVar[int]
+    SERVING_FIELD_NUMBER: _ClassVar[int]
+    MAX_RUNNING_FIELD_NUMBER: _ClassVar[int]
+    EXPERTS_FIELD_NUMBER: _ClassVar[int]
     replica: str
     endpoint: str
     expected_wait: _duration_pb2.Duration
     load: _expert_pb2.Load
     outstanding: int
-    def __init__(self, replica: _Optional[str] = ..., endpoint: _Optional[str] = ..., expected_wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., load: _Optional[_Union[_expert_pb2.Load, _Mapping]] = ..., outstanding: _Optional[int] = ...) -> None: ...
+    untold: int
+    load_age: _duration_pb2.Duration
+    stale: bool
+    serving: bool
+    max_running: int
+    experts: _containers.RepeatedCompositeFieldContainer[_expert_pb2.ServedExpert]
+    def __init__(self, replica: _Optional[str] = ..., endpoint: _Optional[str] = ..., expected_wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., load: _Optional[_Union[_expert_pb2.Load, _Mapping]] = ..., outstanding: _Optional[int] = ..., untold: _Optional[int] = ..., load_age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., stale: _Optional[bool] = ..., serving: _Optional[bool] = ..., max_running: _Optional[int] = ..., experts: _Optional[_Iterable[_Union[_expert_pb2.ServedExpert, _Mapping]]] = ...) -> None: ...
 
 class ListExpertsRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class ListExpertsResponse(_message.Message):
-    __slots__ = ("experts", "generalist", "strategy", "artefact", "unreachable")
+    __slots__ = ("experts", "generalist", "strategy", "artefact", "unreachable", "generation", "not_taken", "left_for_restart", "strategy_trouble", "drift")
     EXPERTS_FIELD_NUMBER: _ClassVar[int]
     GENERALIST_FIELD_NUMBER: _ClassVar[int]
     STRATEGY_FIELD_NUMBER: _ClassVar[int]
     ARTEFACT_FIELD_NUMBER: _ClassVar[int]
     UNREACHABLE_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    NOT_TAKEN_FIELD_NUMBER: _ClassVar[int]
+    LEFT_FOR_RESTART_FIELD_NUMBER: _ClassVar[int]
+    STRATEGY_TROUBLE_FIELD_NUMBER: _ClassVar[int]
+    DRIFT_FIELD_NUMBER: _ClassVar[int]
     experts: _containers.RepeatedCompositeFieldContainer[Expert]
     generalist: str
     strategy: str
     artefact: str
     unreachable: _containers.RepeatedCompositeFieldContainer[Unreachable]
-    def __init__(self, experts: _Optional[_Iterable[_Union[Expert, _Mapping]]] = ..., generalist: _Optional[str] = ..., strategy: _Optional[str] = ..., artefact: _Optional[str] = ..., unreachable: _Optional[_Iterable[_Union[Unreachable, _Mapping]]] = ...) -> None: ...
+    generation: int
+    not_taken: _containers.RepeatedScalarFieldContainer[str]
+    left_for_restart: _containers.RepeatedScalarFieldContainer[str]
+    strategy_trouble: str
+    drift: Drift
+    def __init__(self, experts: _Optional[_Iterable[_Union[Expert, _Mapping]]] = ..., generalist: _Optional[str] = ..., strategy: _Optional[str] = ..., artefact: _Optional[str] = ..., unreachable: _Optional[_Iterable[_Union[Unreachable, _Mapping]]] = ..., generation: _Optional[int] = ..., not_taken: _Optional[_Iterable[str]] = ..., left_for_restart: _Optional[_Iterable[str]] = ..., strategy_trouble: _Optional[str] = ..., drift: _Optional[_Union[Drift, _Mapping]] = ...) -> None: ...
+
+class Drift(_message.Message):
+    __slots__ = ("verdict", "index", "prompts")
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    PROMPTS_FIELD_NUMBER: _ClassVar[int]
+    verdict: str
+    index: float
+    prompts: float
+    def __init__(self, verdict: _Optional[str] = ..., index: _Optional[float] = ..., prompts: _Optional[float] = ...) -> None: ...
 
 class Expert(_message.Message):
     __slots__ = ("name", "available", "replicas")
