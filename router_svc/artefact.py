@@ -1,11 +1,14 @@
 """What a fit leaves behind and a router loads: data only, checked before use.
 
-A folder of three files:
+A folder of
 
 - `manifest.json`: format and version, strategy, experts, settings, provenance, mapping, and of each file its size and
   SHA-256; `id` is the SHA-256 of all that (all but `created`), so it names the content.
-- `tensors.safetensors`: float32 arrays.
-- `words.txt`: the vocabulary in UTF-8, a word a line, in the order of the tensors' rows.
+- `tensors.safetensors`, where there are any: float32 arrays.
+- `words.txt`, where there are any: the vocabulary in UTF-8, a word a line, in the order of the tensors' rows.
+- further files that a strategy brings along, such as `model.onnx` and `tokenizer.json`.
+
+A file that the manifest does not list, such as a model card, is never read.
 
 Nothing executable is ever loaded. Whatever is wrong with an artefact, `load` raises ArtefactError and nothing else.
 """
@@ -13,8 +16,9 @@ Nothing executable is ever loaded. Whatever is wrong with an artefact, `load` ra
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Never
@@ -26,9 +30,10 @@ from safetensors.numpy import load as tensors_from_bytes
 from safetensors.numpy import save as tensors_to_bytes
 
 FORMAT = "expertmesh.router-artefact"
-VERSION = 1
+VERSION = 2
 MANIFEST, TENSORS, WORDS = "manifest.json", "tensors.safetensors", "words.txt"
 UNNAMED = ("id", "created")  # what the id does not cover
+PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # a file's name: no path, nothing hidden
 
 Json = dict[str, Any]
 
@@ -48,7 +53,9 @@ class Artefact:
     settings: Json  # how it was fitted: recipe, seeds, sizes
     provenance: Json  # from what: corpus by name and hash, label counts, versions of the libraries
     mapping: Json  # how clusters came to their experts, and each cluster's size and telling words
+    files: Mapping[str, bytes] = field(default_factory=dict)  # further ones by name
     id: str = ""  # 12 hexadecimal digits; known once saved
+    created: str = ""  # ISO 8601; known once saved
     source: str = "artefact"  # the folder, for messages
 
 
@@ -57,9 +64,17 @@ def save(folder: Path, artefact: Artefact) -> str:
 
     Raises:
         OSError: the folder cannot be written.
+        ValueError: a further file has a name that `load` would refuse, or one that is taken.
     """
+    for name in artefact.files:
+        if not PLAIN.fullmatch(name) or name in (MANIFEST, TENSORS, WORDS):
+            raise ValueError(f"{name!r} cannot be the name of a further file")
     tensors = {name: np.ascontiguousarray(tensor, dtype=np.float32) for name, tensor in artefact.tensors.items()}
-    contents = {TENSORS: tensors_to_bytes(tensors), WORDS: "".join(f"{word}\n" for word in artefact.words).encode()}
+    contents = dict(artefact.files)
+    if tensors:
+        contents[TENSORS] = tensors_to_bytes(tensors)
+    if artefact.words:
+        contents[WORDS] = "".join(f"{word}\n" for word in artefact.words).encode()
     manifest: Json = {
         "format": FORMAT,
         "version": VERSION,
@@ -92,25 +107,31 @@ def load(folder: Path) -> Artefact:
         ArtefactError: a file is missing, truncated, changed or foreign, or a value is not finite.
     """
     manifest = _manifest(folder / MANIFEST)
-    content = {name: _checked(folder / name, manifest["files"][name]) for name in (TENSORS, WORDS)}
-    try:
-        text = content[WORDS].decode()
-    except UnicodeDecodeError:
-        _refuse(folder / WORDS, "is not UTF-8")
-    words = tuple(text.split("\n")[:-1])
-    if len(set(words)) != len(words):
-        _refuse(folder / WORDS, "repeats a word")
+    content = {name: _checked(folder / name, listed) for name, listed in manifest["files"].items()}
+    tensors, words = content.pop(TENSORS, None), content.pop(WORDS, b"")
     return Artefact(
         strategy=manifest["strategy"],
         experts=tuple(manifest["experts"]),
-        words=words,
-        tensors=_tensors(folder / TENSORS, content[TENSORS], manifest["tensors"]),
+        words=_words(folder / WORDS, words),
+        tensors=_tensors(folder / TENSORS, tensors, manifest["tensors"]),
         settings=manifest["settings"],
         provenance=manifest["provenance"],
         mapping=manifest["mapping"],
+        files=content,
         id=_short(manifest["id"]),
+        created=str(manifest.get("created", "")),
         source=str(folder),
     )
+
+
+def provenance_of(folder: Path) -> tuple[str, Json]:
+    """Return an artefact's strategy and provenance; its files are not read.
+
+    Raises:
+        ArtefactError: the manifest cannot be used.
+    """
+    manifest = _manifest(folder / MANIFEST)
+    return manifest["strategy"], manifest["provenance"]
 
 
 def _manifest(path: Path) -> Json:
@@ -139,9 +160,9 @@ def _manifest(path: Path) -> Json:
     experts = manifest["experts"]
     if not all(isinstance(expert, str) and expert for expert in experts) or len(set(experts)) != len(experts):
         _refuse(path, "names its experts wrongly: unique texts are needed")
-    for name in (TENSORS, WORDS):
-        if not isinstance(manifest["files"].get(name), dict):
-            _refuse(path, f"does not list {name}")
+    for name, listed in manifest["files"].items():
+        if not PLAIN.fullmatch(name) or name == MANIFEST or not isinstance(listed, dict):
+            _refuse(path, f"lists {name!r}, which is not the name of a file with its size and hash")
     return manifest
 
 
@@ -155,10 +176,21 @@ def _checked(path: Path, listed: Json) -> bytes:
     return content
 
 
-def _tensors(path: Path, content: bytes, listed: Json) -> dict[str, NDArray[np.float32]]:
+def _words(path: Path, content: bytes) -> tuple[str, ...]:
+    """Return the vocabulary, which has no word twice."""
+    try:
+        words = tuple(content.decode().split("\n")[:-1])
+    except UnicodeDecodeError:
+        _refuse(path, "is not UTF-8")
+    if len(set(words)) != len(words):
+        _refuse(path, "repeats a word")
+    return words
+
+
+def _tensors(path: Path, content: bytes | None, listed: Json) -> dict[str, NDArray[np.float32]]:
     """Return the tensors, which are float32, finite and of the shapes that the manifest lists."""
     try:
-        tensors = tensors_from_bytes(content)
+        tensors = {} if content is None else tensors_from_bytes(content)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:  # the last two: a type that numpy lacks
         _refuse(path, f"is not a safetensors file that numpy can hold: {error}")
     shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}

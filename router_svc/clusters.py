@@ -32,6 +32,7 @@ class Clusters:
         _check(artefact)
         self.experts = artefact.experts
         self.generation = artefact.id
+        self.created = artefact.created
         self._vectoriser = Vectoriser(artefact.words, artefact.tensors["word_vectors"])
         self._centres = artefact.tensors["centres"]
         self._half_squares = 0.5 * np.einsum("kc,kc->k", self._centres, self._centres)

@@ -1,18 +1,28 @@
-"""`python -m router_svc.evaluate`: a strategy and labelled prompts → how right, how sure, how fast."""
+"""`python -m router_svc.evaluate`: strategies and labelled prompts → how right, how sure, how fast; also drawn."""
 
 import json
+from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryFile
+from types import ModuleType
 from typing import Annotated, Any, Never
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.progress import Progress
 
-from router_svc.corpus import CorpusError, read_prompts
-from router_svc.strategy import STRATEGIES, open_strategy
-from router_svc.verdict import judge
+from router_svc.corpus import CorpusError, LabelledPrompt, read_prompts
+from router_svc.evaluate_compare import ALL, DEFAULT, KEYS, folder_of, plan, why_not
+from router_svc.evaluate_curve import learning_curve
+from router_svc.evaluate_map import plane
+from router_svc.evaluate_show import show, show_compared, show_curve
+from router_svc.opening import open_strategy
+from router_svc.strategy import STRATEGIES
+from router_svc.verdict import attempt
+from router_svc.verdict import report as report_of
 
-SHIPPED = Path("models/router/clusters")
+SHIPPED = Path("models/router")
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -20,55 +30,143 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 @app.command()
 def main(
     prompts: Annotated[Path, typer.Option(help="JSON Lines with `prompt`, `domain` and, where known, `source`.")],
-    strategy: Annotated[str, typer.Option(help=f"One of {', '.join(STRATEGIES)}.")] = "clusters",
-    artefact: Annotated[Path, typer.Option(help="Folder of the artefact.")] = SHIPPED,
+    strategy: Annotated[
+        str | None,
+        typer.Option(
+            help=f"One of {', '.join(STRATEGIES)}. [default: {DEFAULT}, or the first to compare]", show_default=False
+        ),
+    ] = None,
+    artefact: Annotated[
+        Path | None, typer.Option(help="Folder of its artefact. [default: ARTEFACTS/STRATEGY]", show_default=False)
+    ] = None,
+    artefacts: Annotated[Path, typer.Option(help="Folder with a folder for each strategy's artefact.")] = SHIPPED,
+    compare: Annotated[
+        list[str] | None,
+        typer.Option(help=f"Strategies side by side, with commas or repeated; `{ALL}`: every one, controls included."),
+    ] = None,
+    plots: Annotated[
+        Path | None, typer.Option(help="Folder for PNGs and report.html; draws the cost of all strategies, too.")
+    ] = None,
+    curve_from: Annotated[
+        Path | None,
+        typer.Option("--learning-curve", help="JSON Lines that `lexical` is fitted on in growing shares."),
+    ] = None,
+    target: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Accuracy that is wanted: a line in the plots.")
+    ] = None,
     serve: Annotated[str, typer.Option(help="Experts of the fleet, with commas.")] = "general,math,coding,health",
     generalist: Annotated[str, typer.Option(help="Who answers a domain that no expert serves.")] = "general",
     pinned: Annotated[str | None, typer.Option(help="Strategy pinned: the expert. [default: the generalist]")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Strategy random: where it starts.")] = 0,
+    examples: Annotated[
+        Path | None, typer.Option(help="Strategy few_shot: JSON Lines with `prompt` and `domain`.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else.")] = False,
 ) -> None:
-    """Judge a routing strategy on labelled prompts."""
+    """Judge routing strategies on labelled prompts."""
     served = [expert.strip() for expert in serve.split(",") if expert.strip()]
     try:
-        labelled = read_prompts(prompts)
-        if missing := sum(line.domain is None for line in labelled):
-            raise CorpusError(f"{prompts}: {missing} of {len(labelled)} prompts have no 'domain' to compare with")
-        opened = open_strategy(strategy, artefact=artefact, experts=served, pinned=pinned or generalist, seed=seed)
-        report = judge(opened, labelled, serve=served, generalist=generalist)
+        first, names, unasked = plan(strategy, compare or [], cost_of_all=plots is not None)
+        labelled = _labelled(prompts)
+        corpus = read_prompts(curve_from) if curve_from else []
+        shots = _examples(examples)
+        for name in sorted(unasked):
+            if reason := why_not(name, artefacts, examples=bool(shots)):
+                names.remove(name)
+                typer.echo(f"left out {name}: it {reason}", err=True)
+        folders = {name: folder_of(name, artefacts) for name in names}
+        if artefact:
+            folders[first] = artefact
+        drawing = _drawing(plots) if plots else None
+        if curve_from:
+            _needed("router_svc.lexical_fit", "--learning-curve")
+        opened = [
+            open_strategy(
+                name, artefact=folders[name], experts=served, pinned=pinned or generalist, seed=seed, examples=shots
+            )
+            for name in names
+        ]
+        console = Console(stderr=True)
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+            task = bar.add_task("opening", total=None)
+
+            def progress(step: str, done: int, of: int) -> None:
+                bar.update(task, description=step, completed=done, total=of)
+
+            # Before the trials: whatever is wrong with the corpus shows soon.
+            curve = (
+                learning_curve(corpus, labelled, serve=served, generalist=generalist, progress=progress)
+                if corpus
+                else []
+            )
+            trials = [
+                attempt(each, labelled, serve=served, generalist=generalist, progress=progress) for each in opened
+            ]
+            reports = {name: report_of(trial) for name, trial in zip(names, trials, strict=True)}
+            page = None
+            if drawing and plots:
+                subjects = [
+                    drawing.Subject(trial, reports[name], plane(trial, folders[name], progress=progress))
+                    for name, trial in zip(names, trials, strict=True)
+                    if compare or name == first
+                ]
+                progress("drawing", 0, 1)
+                page = drawing.write(plots, subjects, list(reports.values()), curve, prompts=prompts, target=target)
     except ValueError as error:  # of the corpus, the artefact, the strategy or the served experts: each has its line
         _stop(str(error))
+    except OSError as error:
+        _stop(f"{plots}: cannot be written: {error.strerror or error}")
     if as_json:
-        print(json.dumps(report))
-    else:
-        _show(report)
+        said: dict[str, Any] = dict(reports[first])
+        if len(reports) > 1:
+            said["compared"] = [{key: report[key] for key in KEYS} for report in reports.values()]
+        if curve:
+            said["learning_curve"] = [asdict(point) for point in curve]
+        if page:
+            said["page"] = str(page)
+        print(json.dumps(said))
+        return
+    if not compare:
+        show(reports[first])
+    if len(reports) > 1:
+        show_compared(list(reports.values()))
+    if curve:
+        show_curve(curve)
+    if page:
+        print(f"{page}: tables and pictures; the pictures are beside it.")
 
 
-def _show(report: dict[str, Any]) -> None:
-    """Print the report as tables."""
-    console = Console()
-    figures = Table("", "experts served", "domains", title=f"{report['strategy']} on {report['prompts']} prompts")
-    for name in ("accuracy", "macro_recall", "ece"):
-        figures.add_row(name.replace("_", " "), f"{report[name]:.4f}", f"{report[f'domain_{name}']:.4f}")
-    console.print(figures)
-    confusion = Table("label \\ chosen", *report["confusion"], "recall", title="Confusion")
-    for label, row in report["confusion"].items():
-        recall = f"{report['recall'][label]:.2f}" if label in report["recall"] else "–"
-        confusion.add_row(label, *map(str, row.values()), recall)
-    console.print(confusion)
-    sources = Table("source", "prompts", "accuracy", title="By source")
-    for source, found in report["per_source"].items():
-        sources.add_row(source, str(found["prompts"]), f"{found['accuracy']:.2f}")
-    console.print(sources)
-    balance = report["balance"]
-    shares = " ".join(f"{share:.1%}" for share in balance["shares"])
-    console.print(f"Balance over {balance['of']}: largest {balance['max_over_mean']:.2f} times the mean ({shares})")
-    if balance["without_cluster"]:
-        console.print(f"Prompts without a known word, scored with the prior: {balance['without_cluster']}")
-    alone, together = report["us_per_prompt"], report["us_per_prompt_batched"]
-    console.print(
-        f"Cost: {alone:.0f} µs for a prompt alone (median), {together:.0f} µs in a batch of {report['batch']}"
-    )
+def _labelled(path: Path) -> list[LabelledPrompt]:
+    """Return prompts that all have a label."""
+    labelled = read_prompts(path)
+    if missing := sum(line.domain is None for line in labelled):
+        raise CorpusError(f"{path}: {missing} of {len(labelled)} prompts have no 'domain' to compare with")
+    return labelled
+
+
+def _examples(path: Path | None) -> dict[str, list[str]]:
+    """Return expert → prompts."""
+    found: dict[str, list[str]] = {}
+    for line in read_prompts(path) if path else []:
+        if line.domain:
+            found.setdefault(line.domain, []).append(line.prompt)
+    return found
+
+
+def _drawing(folder: Path) -> ModuleType:
+    """Return what draws, having made sure that it can write: judging takes minutes, so this comes first."""
+    drawing = _needed("router_svc.evaluate_figures", "--plots")
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryFile(dir=folder):
+        return drawing
+
+
+def _needed(module: str, option: str) -> ModuleType:
+    """Import what only whoever fits or draws has installed."""
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise ValueError(f"{option} needs {error.name}: pip install 'expertmesh[fit]'") from None
 
 
 def _stop(problem: str) -> Never:

@@ -20,6 +20,7 @@ from sklearn.feature_extraction.text import (  # type: ignore[import-untyped]  #
 )
 from sklearn.preprocessing import normalize  # type: ignore[import-untyped]  # publishes no types
 
+from router_svc import drift
 from router_svc.artefact import Artefact, Json
 from router_svc.balanced import balanced_centres
 from router_svc.corpus import LabelledPrompt
@@ -114,7 +115,8 @@ def fit(
             "prior": (sizes @ shares / sizes.sum()).astype(np.float32),
         },
         settings=asdict(settings) | {"min_df": min_df, "components": components, "prior_prompts": PRIOR_PROMPTS},
-        provenance=_provenance(corpus, known, sources),
+        provenance=_provenance(corpus, known, sources)
+        | ({drift.TRAFFIC: drift.fitted(shares[best.members].astype(np.float32), experts)} if experts else {}),
         mapping={
             "how": how,
             "clusters": described(best, weights[known], tfidf.get_feature_names_out(), shares, experts),

@@ -3,14 +3,16 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from math import ceil
 
 import grpc
 from opentelemetry.trace import SpanKind
 
 from expertmesh.v1 import inference_pb2_grpc, router_pb2_grpc
 from expertmesh.v1.router_pb2 import (
+    Drift,
     Expert,
     ListExpertsRequest,
     ListExpertsResponse,
@@ -26,19 +28,27 @@ from mesh_wire.admission import Admission
 from mesh_wire.deadlines import Deadline
 from mesh_wire.inference import Asked, InferenceServicer
 from mesh_wire.process import STOPPED, settle, terminated
-from mesh_wire.serving import Serving, serving
+from mesh_wire.serving import Serving, serving_by
 from mesh_wire.settings import Mesh
 from mesh_wire.telemetry import Telemetry, exporting, parent_of
 from mesh_wire.ticket_keys import keys_of
 from mesh_wire.tickets import TicketOffice
 from router_svc.answers import RouterAnswers
-from router_svc.classification import Classifier
+from router_svc.classification import Classifier, Scored
 from router_svc.desk import Desk
-from router_svc.explaining import explained
+from router_svc.drift import Profile
+from router_svc.drift_sketch import Drifting
+from router_svc.faring import Faring
 from router_svc.fleet import Fleet, open_fleet
+from router_svc.opening import open_strategy
+from router_svc.reload import Reloader
+from router_svc.reload_files import stamps
+from router_svc.reload_loading import corpus_of, latest
+from router_svc.reload_plan import experts_of, policy_of
+from router_svc.reload_source import Source, Stamps
 from router_svc.route_exchange import RouteExchange
-from router_svc.selection import Policy
-from router_svc.strategy import open_strategy
+from router_svc.rules import Rulebook
+from router_svc.tending import kept_up, tell_health
 
 log = logging.getLogger(__name__)
 
@@ -48,11 +58,24 @@ SERVICE = "expertmesh.v1.RouterService"
 class RouterServicer(router_pb2_grpc.RouterServiceServicer):
     """Speaks `RouterService` for one router."""
 
-    def __init__(self, answers: RouterAnswers, fleet: Fleet, policy: Policy, telemetry: Telemetry, desk: Desk) -> None:
+    def __init__(
+        self,
+        answers: RouterAnswers,
+        fleet: Fleet,
+        rulebook: Rulebook,
+        telemetry: Telemetry,
+        desk: Desk,
+        faring: Faring,
+        drifting: Drifting,
+        reloader: Reloader | None,
+    ) -> None:
         self._answers = answers
         self._desk = desk
+        self._drifting = drifting
+        self._faring = faring
         self._fleet = fleet
-        self._policy = policy
+        self._reloader = reloader
+        self._rulebook = rulebook
         self._telemetry = telemetry
 
     async def Route(
@@ -67,11 +90,9 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
         ) as span:
             validation.check(request.request)
             asked = Asked(Deadline.after(context.time_remaining()), "", span, time.monotonic())
-            decision, chosen, scores, timings = await self._answers.decide(request.request, asked)
+            response = await self._answers.decide(request.request, asked)
             span.set_attribute("rpc.response.status_code", "OK")
-        response = explained(decision, chosen, scores, self._policy)
-        response.timings.CopyFrom(timings)
-        response.ticket = self._fleet.replica(response.endpoint).ticket(decision.expert, asked.deadline)
+        response.ticket = self._fleet.replica(response.endpoint).ticket(response.route.expert, asked.deadline)
         return response
 
     async def RouteSession(
@@ -88,6 +109,7 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
         request: ListExpertsRequest,
         context: grpc.aio.ServicerContext[ListExpertsRequest, ListExpertsResponse],
     ) -> ListExpertsResponse:
+        drift = self._drifting.compared()
         experts: dict[str, Expert] = {}
         for replica in sorted(self._fleet.replicas, key=lambda replica: replica.endpoint):
             for served in replica.description.experts:
@@ -105,25 +127,37 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
                 )
         return ListExpertsResponse(
             experts=[experts[name] for name in sorted(experts)],
-            generalist=self._policy.generalist,
+            generalist=self._rulebook.now.policy.generalist,
             strategy=self._answers.strategy.name,
             artefact=self._answers.strategy.generation,
             unreachable=[
                 Unreachable(endpoint=endpoint, reason=reason)
                 for endpoint, reason in sorted(self._fleet.unreachable.items())
             ],
+            generation=self._rulebook.now.generation,
+            not_taken=self._reloader.problems if self._reloader else (),
+            left_for_restart=self._reloader.left if self._reloader else (),
+            strategy_trouble=self._faring.trouble,
+            drift=Drift(verdict=drift.verdict, index=drift.index, prompts=drift.prompts),
         )
 
 
 @asynccontextmanager
-async def router_server(mesh: Mesh, telemetry: Telemetry) -> AsyncIterator[Serving]:
+async def router_server(mesh: Mesh, telemetry: Telemetry, source: Source | None = None) -> AsyncIterator[Serving]:
     """Route and serve until the block ends. Ready once every configured expert has been tried.
+
+    Args:
+        source: the file that says so, to be watched for changes; None: nothing changes.
 
     Raises:
         ArtefactError: the strategy's artefact cannot be used.
     """
+    began: Stamps = {}
+    if source is not None:
+        mesh, stamp = latest(source, mesh)
+        began = {**stamps(source.path, mesh.router.artefact), source.path: stamp}
     section = mesh.router
-    policy = Policy(generalist=section.generalist, threshold=section.threshold)
+    rulebook = Rulebook(policy_of(section))
     keys = keys_of(mesh.tickets)
     office = TicketOffice(keys, mesh.tickets.lifetime_s) if keys else None
     async with open_fleet(mesh.targets, telemetry, section.expert_tls, office) as fleet:
@@ -131,48 +165,77 @@ async def router_server(mesh: Mesh, telemetry: Telemetry) -> AsyncIterator[Servi
         strategy = open_strategy(
             section.strategy,
             artefact=section.artefact,
-            experts=_experts_of(mesh, fleet),
+            experts=experts_of(mesh, fleet.experts),
             pinned=section.pinned,
             seed=section.seed,
+            examples=section.examples,
         )
-        admission = Admission(section.max_in_flight, reason="ROUTER_BUSY")
-        classifier = Classifier(strategy)
-        answers = RouterAnswers(classifier, fleet, policy, admission, telemetry)
+        admission = Admission(ceil(section.max_in_flight / section.workers), reason="ROUTER_BUSY")
+        faring, drifting = Faring(), Drifting(corpus_of(section))
+
+        def heard(scored: Scored) -> None:
+            faring.note(scored)
+            drifting.note(scored)
+
+        def swapped(corpus: Profile | None) -> None:
+            faring.begin_again()
+            drifting.begin_again(corpus)
+
+        budget_s = section.classify_budget_ms / 1e3
+        classifier = Classifier(strategy, budget_s=budget_s, telemetry=telemetry, heard=heard)
+        telemetry.observe("expertmesh.generation", "Served by: 1 at the start", lambda: rulebook.now.generation)
+        telemetry.observe(
+            "expertmesh.route.drift",
+            "Stability index: traffic beside the fitting data",
+            lambda: drifting.compared().index,
+        )
+        reloader = None
+        if source is not None:
+            reloader = Reloader(
+                source,
+                mesh,
+                began,
+                classifier=classifier,
+                fleet=fleet,
+                rulebook=rulebook,
+                telemetry=telemetry,
+                swapped=swapped,
+            )
+        answers = RouterAnswers(classifier, fleet, rulebook, admission, telemetry)
         answering = InferenceServicer(answers, telemetry)
-        desk = Desk(classifier, fleet, policy, admission, telemetry, lambda: answering.draining)
+        desk = Desk(classifier, fleet, rulebook, admission, telemetry, lambda: answering.draining)
 
         def register(server: grpc.aio.Server) -> None:
             inference_pb2_grpc.add_InferenceServiceServicer_to_server(answering, server)
             router_pb2_grpc.add_RouterServiceServicer_to_server(
-                RouterServicer(answers, fleet, policy, telemetry, desk), server
+                RouterServicer(answers, fleet, rulebook, telemetry, desk, faring, drifting, reloader), server
             )
 
-        async with serving(
-            register,
-            [inference.SERVICE, SERVICE],
-            address=section.listen,
-            grace_s=section.drain_grace_s,
-            drain=answering.drain,
-            tls=section.tls,
-            max_message_bytes=section.max_message_bytes,
-            with_reflection=section.reflection,
-            with_channelz=section.channelz,
-            shares_port=section.workers > 1,
-        ) as server:
+        async with (
+            aclosing(classifier),
+            serving_by(
+                section, register, [inference.SERVICE, SERVICE], drain=answering.drain, shares_port=section.workers > 1
+            ) as server,
+            kept_up(tell_health(server, faring, reloader), *([reloader.run()] if reloader else [])),
+        ):
             yield server
 
 
-async def main(mesh: Mesh, worker: int = 0) -> int:
+async def main(
+    mesh: Mesh, worker: int = 0, ready: Callable[[], None] = lambda: None, *, source: Source | None = None
+) -> int:
     """Run one router process until it is told to stop; returns the exit code.
 
     Args:
         worker: its number among those that share the port; 0 where it is alone.
+        ready: called once it serves.
+        source: see `router_server`.
     """
     async with AsyncExitStack() as life:
         instance = f"{mesh.router.listen} worker {worker}" if worker else mesh.router.listen
         telemetry = life.enter_context(exporting("expertmesh-router", instance))
         stop = asyncio.create_task(terminated())
-        opening = asyncio.create_task(life.enter_async_context(router_server(mesh, telemetry)))
+        opening = asyncio.create_task(life.enter_async_context(router_server(mesh, telemetry, source)))
         await asyncio.wait((stop, opening), return_when=asyncio.FIRST_COMPLETED)
         if not opening.done():
             opening.cancel()
@@ -181,16 +244,8 @@ async def main(mesh: Mesh, worker: int = 0) -> int:
         server = await opening
         settle()
         log.info("the router serves on port %d", server.port)
+        ready()
         await stop
         log.info("the router drains after %s", stop.result().name)
     log.info("the router has stopped")
     return STOPPED
-
-
-def _experts_of(mesh: Mesh, fleet: Fleet) -> list[str]:
-    """Return what the controls choose among: the experts that the file names, or, where it has targets alone, those
-    found behind them."""
-    named = [name for expert in mesh.experts for name in expert.serves]
-    found = sorted(expert.name for replica in fleet.replicas for expert in replica.description.experts)
-    pinned = [mesh.router.pinned] if mesh.router.pinned else []
-    return list(dict.fromkeys([*(named or found or [mesh.router.generalist]), *pinned]))

@@ -1,17 +1,14 @@
 """What every routing strategy is: a batch of prompts in, scores over experts out."""
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from router_svc import artefact as artefacts
-from router_svc.clusters import Clusters
-from router_svc.controls import Pinned, Random, RoundRobin
-
-STRATEGIES = ("clusters", "pinned", "random", "round_robin")
+CONTROLS = ("pinned", "random", "round_robin")
+FITTED = ("cascade", "lexical", "encoder", "few_shot", "clusters")  # these need an artefact
+STRATEGIES = (*FITTED, *CONTROLS)
 
 
 class Strategy(Protocol):
@@ -42,37 +39,13 @@ class Strategy(Protocol):
         """
 
 
-def open_strategy(
-    name: str, *, artefact: Path | None, experts: Sequence[str], pinned: str | None, seed: int
-) -> Strategy:
-    """Open a strategy by name.
+@runtime_checkable
+class Fitted(Protocol):
+    """A strategy that came from an artefact."""
 
-    Args:
-        name: one of `STRATEGIES`.
-        artefact: folder of the fitted artefact; only `clusters` reads it.
-        experts: the experts of the fleet; the columns of the controls.
-        pinned: the expert that `pinned` always names.
-        seed: where `random` starts.
-
-    Raises:
-        ArtefactError: the artefact cannot be used; the message names the file and the problem.
-        ValueError: the name is unknown, or the strategy lacks a setting that it needs.
-    """
-    if name == "clusters":
-        if artefact is None:
-            raise ValueError("strategy clusters needs an artefact: the folder that router_svc.fit wrote")
-        return Clusters(artefacts.load(artefact))
-    if name not in STRATEGIES:
-        raise ValueError(f"unknown strategy {name!r}; there are {', '.join(STRATEGIES)}")
-    if not experts:
-        raise ValueError(f"strategy {name} needs at least one expert")
-    if name == "random":
-        return Random(experts, seed=seed)
-    if name == "round_robin":
-        return RoundRobin(experts)
-    if pinned is None:
-        raise ValueError(f"strategy pinned needs the name of an expert: {', '.join(experts)}")
-    return Pinned(experts, pinned)
+    @property
+    def created(self) -> str:
+        """When the artefact was made, in ISO 8601; empty where nobody knows."""
 
 
 def fold(

@@ -1,8 +1,8 @@
 """A strategy tried on labelled prompts: how right, how sure, how even, how fast."""
 
 from collections import defaultdict
-from collections.abc import Sequence
-from statistics import median
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from time import perf_counter
 from typing import Any
 
@@ -14,47 +14,115 @@ from router_svc.clusters import NO_CLUSTER, Clusters
 from router_svc.corpus import LabelledPrompt
 from router_svc.strategy import Strategy, fold
 
-BATCH = 64  # prompts scored together, for the batched cost
-TIMED = 1000  # prompts timed one by one, at most
+BATCH = 64  # prompts scored together
+TIMED = 1000  # prompts timed one by one, about
+
+Progress = Callable[[str, int, int], None]  # step, done, of
 
 
-def judge(
-    strategy: Strategy, labelled: Sequence[LabelledPrompt], *, serve: Sequence[str], generalist: str
-) -> dict[str, Any]:
-    """Judge a strategy by what the fleet would do with it, and by the domains themselves.
+@dataclass(frozen=True, slots=True, eq=False)
+class Trial:
+    """What a strategy made of labelled prompts. A domain that no served expert answers counts as the generalist's, in
+    prediction and label alike."""
 
-    Args:
-        strategy: scores the prompts.
-        labelled: prompts; not empty. One without a domain counts as the generalist's.
-        serve: the experts of the fleet. A domain that none serves counts as the generalist's, in prediction and
-            label alike.
-        generalist: one of `serve`.
+    strategy: Strategy
+    labelled: Sequence[LabelledPrompt]  # not empty; one without a domain counts as the generalist's
+    serve: tuple[str, ...]  # the experts of the fleet
+    generalist: str  # one of them
+    scores: NDArray[np.float32]  # (prompts, the strategy's experts)
+    folded: NDArray[np.float32]  # (prompts, experts served)
+    alone_us: NDArray[np.float64]  # microseconds a prompt took, of about `TIMED` prompts
+    batched_us: NDArray[np.float64]  # microseconds a prompt took, in each batch of `BATCH`
 
-    Returns:
-        What `evaluate --json` prints: shares in [0, 1], times in microseconds per prompt.
+    @property
+    def texts(self) -> list[str]:
+        """The prompts."""
+        return [line.prompt for line in self.labelled]
+
+    @property
+    def domains(self) -> list[str]:
+        """Each prompt's label."""
+        return [line.domain or self.generalist for line in self.labelled]
+
+    @property
+    def served(self) -> list[str]:
+        """Each prompt's label as far as the fleet serves it."""
+        return [domain if domain in self.serve else self.generalist for domain in self.domains]
+
+    @property
+    def chosen(self) -> list[str]:
+        """The expert with the best score, for each prompt."""
+        return [self.serve[at] for at in self.folded.argmax(axis=1)]
+
+    @property
+    def right(self) -> NDArray[np.bool_]:
+        """Whether that is the label; shape (prompts,)."""
+        return np.asarray(np.array(self.chosen) == np.array(self.served))
+
+
+def attempt(
+    strategy: Strategy,
+    labelled: Sequence[LabelledPrompt],
+    *,
+    serve: Sequence[str],
+    generalist: str,
+    progress: Progress = lambda step, done, of: None,
+) -> Trial:
+    """Try a strategy: score everything in batches, and some prompts one by one for their cost; see `Trial`.
 
     Raises:
         ValueError: the generalist is not served, or an expert is served twice.
     """
     texts = [line.prompt for line in labelled]
-    domains = [line.domain or generalist for line in labelled]
-    scores = np.concatenate([strategy.scores(texts[at : at + BATCH]) for at in range(0, len(texts), BATCH)])
-    folded = fold(scores, strategy.experts, serve=serve, generalist=generalist)
-    served = [domain if domain in serve else generalist for domain in domains]
-    right = np.array(serve)[folded.argmax(axis=1)] == served
-    single_us, batched_us = _cost_us(strategy, texts)
+    fold(np.zeros((0, len(strategy.experts)), np.float32), strategy.experts, serve=serve, generalist=generalist)
+    strategy.scores(texts[:BATCH])  # the first call pays for cold caches
+    scores, batched = [], []
+    for at in range(0, len(texts), BATCH):
+        progress(f"{strategy.name}: scoring", at, len(texts))
+        batch = texts[at : at + BATCH]
+        began = perf_counter()
+        scores.append(strategy.scores(batch))
+        batched.append((perf_counter() - began) / len(batch))
+    timed = texts[:: max(1, len(texts) // TIMED)]
+    alone = []
+    for at, text in enumerate(timed):
+        if at % BATCH == 0:
+            progress(f"{strategy.name}: timing", at, len(timed))
+        began = perf_counter()
+        strategy.scores([text])
+        alone.append(perf_counter() - began)
+    found = np.concatenate(scores)
+    return Trial(
+        strategy=strategy,
+        labelled=labelled,
+        serve=tuple(serve),
+        generalist=generalist,
+        scores=found,
+        folded=fold(found, strategy.experts, serve=serve, generalist=generalist),
+        alone_us=np.array(alone) * 1e6,
+        batched_us=np.array(batched) * 1e6,
+    )
+
+
+def report(trial: Trial) -> dict[str, Any]:
+    """Return what `evaluate --json` prints: shares in [0, 1], times in microseconds per prompt."""
+    strategy = trial.strategy
     return {
         "strategy": strategy.name,
         "generation": strategy.generation,
-        "prompts": len(texts),
-        "experts": list(serve),
-        "generalist": generalist,
-        **_figures(folded, serve, served),
-        **{f"domain_{name}": figure for name, figure in _figures(scores, strategy.experts, domains).items()},
-        "balance": _balance(strategy, texts, folded),
-        "per_source": _per_source(labelled, right),
-        "us_per_prompt": single_us,
-        "us_per_prompt_batched": batched_us,
+        "prompts": len(trial.labelled),
+        "experts": list(trial.serve),
+        "generalist": trial.generalist,
+        **_figures(trial.folded, trial.serve, trial.served),
+        **{
+            f"domain_{name}": figure for name, figure in _figures(trial.scores, strategy.experts, trial.domains).items()
+        },
+        "balance": _balance(trial),
+        "per_source": _per_source(trial.labelled, trial.right),
+        "us_per_prompt": round(float(np.median(trial.alone_us)), 2),
+        "us_per_prompt_mean": round(float(trial.alone_us.mean()), 2),
+        "us_per_prompt_p99": round(float(np.percentile(trial.alone_us, 99)), 2),
+        "us_per_prompt_batched": round(float(np.median(trial.batched_us)), 2),
         "batch": BATCH,
     }
 
@@ -69,6 +137,7 @@ def _figures(scores: NDArray[np.float32], experts: Sequence[str], labels: Sequen
         "accuracy": judging.accuracy(predicted, truth),
         "macro_recall": judging.macro_recall(counts),
         "ece": judging.expected_calibration_error(scores.max(axis=1), predicted == truth),
+        "reliability": [asdict(each) for each in judging.reliability(scores.max(axis=1), predicted == truth)],
         "recall": {
             name: round(float(row[at] / row.sum()), 6)
             for at, (name, row) in enumerate(zip(classes, counts, strict=True))
@@ -80,15 +149,24 @@ def _figures(scores: NDArray[np.float32], experts: Sequence[str], labels: Sequen
     }
 
 
-def _balance(strategy: Strategy, texts: Sequence[str], folded: NDArray[np.float32]) -> dict[str, Any]:
-    """Say how prompts fall on the clusters, or on the experts where a strategy has no clusters."""
-    if isinstance(strategy, Clusters):
-        nearest = strategy.nearest(texts)
-        inside = nearest[nearest != NO_CLUSTER]
-        members = np.bincount(inside, minlength=strategy.clusters)
-        return {"of": "clusters", "without_cluster": len(texts) - len(inside), **judging.balance(members)}
-    members = np.bincount(folded.argmax(axis=1), minlength=folded.shape[1])
-    return {"of": "experts", "without_cluster": 0, **judging.balance(members)}
+def _balance(trial: Trial) -> dict[str, Any]:
+    """Say how prompts fall on the clusters, or on the experts where a strategy has no clusters.
+
+    `experts` names who answers each cluster; it is empty for a cluster without a prompt.
+    """
+    chosen = trial.folded.argmax(axis=1)
+    if not isinstance(trial.strategy, Clusters):
+        members = np.bincount(chosen, minlength=len(trial.serve))
+        return {"of": "experts", "experts": list(trial.serve), "without_cluster": 0, **judging.balance(members)}
+    nearest = trial.strategy.nearest(trial.texts)
+    expert_of = dict(zip(nearest.tolist(), trial.chosen, strict=True))
+    inside = nearest[nearest != NO_CLUSTER]
+    return {
+        "of": "clusters",
+        "experts": [expert_of.get(cluster, "") for cluster in range(trial.strategy.clusters)],
+        "without_cluster": len(nearest) - len(inside),
+        **judging.balance(np.bincount(inside, minlength=trial.strategy.clusters)),
+    }
 
 
 def _per_source(labelled: Sequence[LabelledPrompt], right: NDArray[np.bool_]) -> dict[str, dict[str, float]]:
@@ -97,20 +175,3 @@ def _per_source(labelled: Sequence[LabelledPrompt], right: NDArray[np.bool_]) ->
     for line, hit in zip(labelled, right, strict=True):
         found[line.source.partition("/")[0] or "unnamed"].append(bool(hit))
     return {source: {"prompts": len(hits), "accuracy": sum(hits) / len(hits)} for source, hits in sorted(found.items())}
-
-
-def _cost_us(strategy: Strategy, texts: Sequence[str]) -> tuple[float, float]:
-    """Return the median cost of a prompt alone, and the mean cost of one in a batch, in microseconds."""
-    strategy.scores(texts[:BATCH])  # the first call pays for cold caches
-    single = []
-    for text in texts[:: max(1, len(texts) // TIMED)]:
-        began = perf_counter()
-        strategy.scores([text])
-        single.append(perf_counter() - began)
-    batched = []
-    for at in range(0, len(texts), BATCH):
-        batch = texts[at : at + BATCH]
-        began = perf_counter()
-        strategy.scores(batch)
-        batched.append((perf_counter() - began) / len(batch))
-    return round(median(single) * 1e6, 2), round(median(batched) * 1e6, 2)
