@@ -2,10 +2,8 @@
 
 import asyncio
 import logging
+import secrets
 import time
-import uuid
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -89,7 +87,7 @@ class Answering:
             ticket: for the gate; None: it need not be asked.
         """
         began = time.monotonic()
-        request_id = request.request_id or uuid.uuid4().hex
+        request_id = request.request_id or secrets.token_hex(16)
         instruments = self._telemetry.instruments
         outcome = "CANCELLED"
         instruments.in_flight.add(1)
@@ -131,13 +129,31 @@ class Answering:
         if self.draining:
             raise Unavailable("the server is shutting down", reason="DRAINING", tokens_sent="0")
 
-    @asynccontextmanager
-    async def _named(self, request_id: str) -> AsyncIterator[None]:
-        """Hold a request's name for as long as the block runs.
+    async def _in_time(self, request: GenerateRequest, asked: Asked, outlet: Outlet) -> None:
+        """Answer within the deadline."""
+        left_s = asked.deadline.left_s()
+        if left_s is None:
+            await self._named(request, asked, outlet)
+            return
+        if left_s <= 0:
+            raise DeadlinePassed("the deadline had passed on arrival", reason="DEADLINE_PASSED", tokens_sent="0")
+        try:
+            async with asyncio.timeout(left_s) as limit:
+                await self._named(request, asked, outlet)
+        except TimeoutError:
+            if not limit.expired():  # somebody else's
+                raise
+            raise DeadlinePassed(
+                "the answer was not complete in time", reason="DEADLINE_PASSED", tokens_sent=str(outlet.tally.tokens)
+            ) from None
+
+    async def _named(self, request: GenerateRequest, asked: Asked, outlet: Outlet) -> None:
+        """Answer, and hold the request's name meanwhile.
 
         A caller that hangs up and asks again may overtake its own cancellation, so a holder that is on its way out is
         waited for.
         """
+        request_id = request.request_id
         while request_id in self._running:
             holder = self._running[request_id]
             if holder is None or not holder.cancelling():
@@ -147,25 +163,10 @@ class Answering:
             await asyncio.wait((holder,))
         self._running[request_id] = asyncio.current_task()
         try:
-            yield
+            await self._answers.answer(request, asked, outlet)
         finally:
             del self._running[request_id]
             self.ended.set()
-
-    async def _in_time(self, request: GenerateRequest, asked: Asked, outlet: Outlet) -> None:
-        """Answer within the deadline."""
-        left_s = asked.deadline.left_s()
-        if left_s is not None and left_s <= 0:
-            raise DeadlinePassed("the deadline had passed on arrival", reason="DEADLINE_PASSED", tokens_sent="0")
-        try:
-            async with asyncio.timeout(left_s) as limit, self._named(request.request_id):
-                await self._answers.answer(request, asked, outlet)
-        except TimeoutError:
-            if not limit.expired():  # somebody else's
-                raise
-            raise DeadlinePassed(
-                "the answer was not complete in time", reason="DEADLINE_PASSED", tokens_sent=str(outlet.tally.tokens)
-            ) from None
 
     def _measure(self, outlet: Outlet, began: float, outcome: str) -> None:
         tally, instruments = outlet.tally, self._telemetry.instruments

@@ -205,6 +205,18 @@ def error_of_call(error: grpc.RpcError) -> MeshError:
     return Foreign(message, status=code)
 
 
+def error_of_stream(error: grpc.RpcError) -> MeshError:
+    """As `error_of_call`, of a stream that its caller never cancels: two statuses say no more than that it broke.
+
+    CANCELLED comes from a server that is gone, or a proxy. INTERNAL without a reason is what grpc.aio makes of a write
+    that meets the stream's end, in place of the status with which it ended.
+    """
+    told = error_of_call(error)
+    if isinstance(told, Foreign) and told.code in (grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL):
+        return Foreign(told.message, status=grpc.StatusCode.UNAVAILABLE)
+    return told
+
+
 def _pack(status: status_pb2.Status, detail: error_details_pb2.ErrorInfo | object) -> None:
     packed = any_pb2.Any()
     packed.Pack(detail)  # type: ignore[arg-type]  # googleapis-common-protos ships no types

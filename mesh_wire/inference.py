@@ -131,8 +131,8 @@ async def _ended(*tasks: asyncio.Task[Any]) -> None:
     """
     for task in tasks:
         task.cancel()
-    if tasks:
-        await asyncio.wait(tasks)
+    if under_way := [task for task in tasks if not task.done()]:
+        await asyncio.wait(under_way)
     for task in tasks:
         if not task.cancelled():
             task.exception()

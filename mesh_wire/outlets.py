@@ -1,15 +1,26 @@
 """Where answers go: what the reader has not taken yet gathers here, and deltas merge.
 
 Putting never waits, so one slow reader delays nobody. What gathers for one request is bounded by the length of its
-answer. A message leaves whenever the writer is free, with all that has gathered; there are no timers.
+answer. A message leaves whenever the writer is free, with all that has gathered, up to a size; there are no timers.
 """
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
 from expertmesh.v1.generation_pb2 import Delta, Finished, GenerateResponse, RouteChosen, TokenLogprobs
+
+# What has gathered leaves in messages of about this size. gRPC's clients refuse more than 4 MB unless told otherwise,
+# and a character may take four times what it is counted for.
+LARGEST_BYTES = 1_000_000
+
+
+def size_of(text: str, token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs] = ()) -> int:
+    """Return about how many bytes a delta has on the wire; cheap enough to be asked for every token."""
+    size = len(text) + 4 * len(token_ids) + 8
+    return size + sum(each.ByteSize() for each in logprobs) if logprobs else size
 
 
 class Outlet(Protocol):
@@ -58,21 +69,30 @@ class Bell:
 class _Gathered:
     """Text and tokens of one request that nobody has taken yet."""
 
-    __slots__ = ("_merged", "logprobs", "texts", "token_ids")
+    __slots__ = ("_merged", "_size", "logprobs", "texts", "token_ids")
 
     def __init__(self, text: str, token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs]) -> None:
         self.texts = [text]
         self.token_ids = token_ids
         self._merged: list[int] | None = None
+        self._size = 0  # not known before the first merge
         self.logprobs = list(logprobs) if logprobs else []
 
-    def merge(self, text: str, token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs]) -> None:
+    def merge(self, text: str, token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs]) -> bool:
+        """Take more; False where that would be too much for one message."""
+        size = (self._size or size_of(self.texts[0], self.token_ids, self.logprobs)) + size_of(
+            text, token_ids, logprobs
+        )
+        if size > LARGEST_BYTES:
+            return False
+        self._size = size
         self.texts.append(text)
         if self._merged is None:
             self._merged = self.token_ids = list(self.token_ids)  # the first was the giver's
         self._merged.extend(token_ids)
         if logprobs:
             self.logprobs.extend(logprobs)
+        return True
 
 
 class Tally:
@@ -103,6 +123,7 @@ class StreamOutlet:
         self._bell = Bell()
         self._route: RouteChosen | None = None
         self._gathered: _Gathered | None = None
+        self._full: deque[_Gathered] = deque()  # what came before it, as much as a message holds in each
         self._finished: Finished | None = None
         self._closed = False
 
@@ -115,9 +136,11 @@ class StreamOutlet:
         if self._gathered is None:
             self._gathered = _Gathered(text, token_ids, logprobs)
             self._bell.ring()
-        else:
+        elif self._gathered.merge(text, token_ids, logprobs):
             self.merges += 1
-            self._gathered.merge(text, token_ids, logprobs)
+        else:
+            self._full.append(self._gathered)
+            self._gathered = _Gathered(text, token_ids, logprobs)
 
     def finished(self, finished: Finished) -> None:
         self.tally.end()
@@ -136,7 +159,10 @@ class StreamOutlet:
                 chosen, self._route = self._route, None
                 yield GenerateResponse(route=chosen)
             elif self._gathered is not None:
-                new, self._gathered = self._gathered, None
+                if self._full:
+                    new = self._full.popleft()
+                else:
+                    new, self._gathered = self._gathered, None
                 yield GenerateResponse(
                     delta=Delta(text="".join(new.texts), token_ids=new.token_ids, logprobs=new.logprobs)
                 )

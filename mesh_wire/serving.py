@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import grpc
@@ -11,6 +11,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from mesh_wire.boundary import Boundary
+from mesh_wire.settings import ServerSection
 from mesh_wire.tls import ClientTls, ServerTls
 from mesh_wire.wire_options import MAX_MESSAGE_BYTES, channel_options, server_options
 
@@ -88,9 +89,11 @@ async def serving(
     try:
         yield Serving(port, healths, names)
     finally:
-        await healths.enter_graceful_shutdown()
-        # Callers must not be kept here while others would answer: no more connections, and new calls on new ones.
+        # Callers must not be kept here while others would answer: no more connections, and new calls on new ones. Those
+        # who watch our health must find such a one before they hear that it ends.
         leaving = asyncio.create_task(server.stop(grace_s)) if shares_port else None
+        await asyncio.sleep(0)
+        await healths.enter_graceful_shutdown()
         if drain is not None:
             with suppress(TimeoutError):
                 async with asyncio.timeout(grace_s):
@@ -98,6 +101,29 @@ async def serving(
         await server.stop(LAST_WRITES_S)
         if leaving is not None:
             await leaving
+
+
+def serving_by(
+    section: ServerSection,
+    register: Callable[[grpc.aio.Server], None],
+    services: Sequence[str],
+    *,
+    drain: Callable[[], Awaitable[None]],
+    shares_port: bool = False,
+) -> AbstractAsyncContextManager[Serving]:
+    """Serve as a section of the mesh file says; see `serving`."""
+    return serving(
+        register,
+        services,
+        address=section.listen,
+        grace_s=section.drain_grace_s,
+        drain=drain,
+        tls=section.tls,
+        max_message_bytes=section.max_message_bytes,
+        with_reflection=section.reflection,
+        with_channelz=section.channelz,
+        shares_port=shares_port,
+    )
 
 
 def open_channel(target: str, tls: ClientTls | None = None, *, service_config: str | None = None) -> grpc.aio.Channel:

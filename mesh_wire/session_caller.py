@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -11,10 +12,11 @@ from expertmesh.v1.generation_pb2 import Finished, GenerateRequest
 from expertmesh.v1.inference_pb2 import SessionRequest, SessionResponse, SessionStart
 from expertmesh.v1.inference_pb2_grpc import InferenceServiceStub
 from mesh_wire.deadlines import Deadline, duration
-from mesh_wire.errors import MeshError, Unavailable, error_of, error_of_call
+from mesh_wire.errors import MeshError, Unavailable, error_of, error_of_stream
 from mesh_wire.outlets import Outlet
 from mesh_wire.session_outbox import rows_of
 from mesh_wire.telemetry import Telemetry
+from mesh_wire.wire_options import SESSION_AGE_S
 
 log = logging.getLogger(__name__)
 
@@ -33,19 +35,28 @@ class Relay(Protocol):
 
 
 class SessionCaller:
-    """One long-lived `Session` to one server, opened when first needed and again after it broke.
+    """One long-lived `Session` to one server, opened when first needed, and again when it broke or has grown old.
+
+    A stream stays on its connection, though that be the last on a server that others have left; so an old session gets
+    no more requests, and ends with its last one. The next goes where the channel leads by now.
 
     Tokens pass from the stream's reader to the outlets with no task between; a request's own task only waits for
     its end.
     """
 
     def __init__(
-        self, channel: grpc.aio.Channel, telemetry: Telemetry, headers: Callable[[], Headers] = lambda: ()
+        self,
+        channel: grpc.aio.Channel,
+        telemetry: Telemetry,
+        headers: Callable[[], Headers] = lambda: (),
+        *,
+        age_s: float = SESSION_AGE_S,
     ) -> None:
-        """`headers` gives the metadata with which each session is opened."""
+        """`headers` gives the metadata with which each session is opened; it gets requests for `age_s` seconds."""
         self._stub = InferenceServiceStub(channel)
         self._telemetry = telemetry
         self._headers = headers
+        self._age_s = age_s
         self._session: _OpenSession | None = None
         self._retired: list[_OpenSession] = []
         self.closed = False
@@ -72,14 +83,17 @@ class SessionCaller:
             MeshError: as the server ended the request; UNAVAILABLE EXPERT_LOST when the session broke, with what broke
                 it, where that is known, as the cause.
         """
+        if self._session is not None and time.monotonic() >= self._session.old_at:
+            self.renew()
         if self._session is None or self._session.broken:
-            self._session = _OpenSession(self._stub, self._headers())
+            self._session = _OpenSession(self._stub, self._headers(), time.monotonic() + self._age_s)
         carried = self._telemetry.carry() if trace is None else trace
         await self._session.ask(request, outlet, deadline, caller, carried, relay, ticket)
 
     def renew(self) -> None:
-        """Open another session for the next request. Those under way stay in theirs, which the server ends."""
+        """Open another session for the next request. Those under way stay in theirs, which ends with the last."""
         if self._session is not None:
+            self._session.retire()
             self._retired = [one for one in (*self._retired, self._session) if not one.broken]
             self._session = None
 
@@ -119,8 +133,10 @@ class _Asking:
 
 
 class _OpenSession:
-    def __init__(self, stub: InferenceServiceStub, headers: Headers) -> None:
+    def __init__(self, stub: InferenceServiceStub, headers: Headers, old_at: float) -> None:
         self.broken = False
+        self.old_at = old_at  # seconds of `time.monotonic` from which it gets no more requests
+        self._retired = False
         self._asking: dict[int, _Asking] = {}
         self._last_id = 0
         self._starts: list[SessionStart] = []
@@ -159,6 +175,13 @@ class _OpenSession:
             if self._asking.pop(stream_id, None) is not None and not self.broken:  # left before its end
                 self._cancels.append(stream_id)
                 self._wanted.set()
+            if self._retired:
+                self._wanted.set()
+
+    def retire(self) -> None:
+        """End the session once its last request has ended."""
+        self._retired = True
+        self._wanted.set()
 
     async def close(self) -> None:
         self._break(Unavailable("the session was closed", reason="EXPERT_LOST"))
@@ -170,12 +193,14 @@ class _OpenSession:
     async def _write(self) -> None:
         """Send starts and cancels, all that has gathered in each message."""
         try:
-            while True:
+            while self._asking or self._cancels or not self._retired:
                 await self._wanted.wait()
                 self._wanted.clear()
                 starts, self._starts = self._starts, []
                 cancels, self._cancels = self._cancels, []
-                await self._call.write(SessionRequest(starts=starts, cancels=cancels))
+                if starts or cancels:
+                    await self._call.write(SessionRequest(starts=starts, cancels=cancels))
+            await self._call.done_writing()
         except (grpc.RpcError, asyncio.InvalidStateError):
             return  # the reader sees the same end, with its status
 
@@ -185,7 +210,7 @@ class _OpenSession:
                 self._hand_out(message)
             self._break(Unavailable("the expert ended the session", reason="EXPERT_LOST"))
         except grpc.RpcError as error:
-            told = error_of_call(error)
+            told = error_of_stream(error)
             self._break(Unavailable(f"the connection broke: {told.message}", reason="EXPERT_LOST"), told)
         except Exception as error:  # whatever it is, nobody may wait for a session that is no longer read
             log.exception("a session's answers could not be read")

@@ -1,6 +1,7 @@
 """All that has gathered for the reader of one session: many answers, one message at a time, deltas as columns."""
 
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from itertools import accumulate, chain, repeat
 
@@ -14,7 +15,7 @@ from expertmesh.v1.inference_pb2 import (
     SessionRoute,
 )
 from mesh_wire.errors import MeshError, status_of
-from mesh_wire.outlets import Bell, Tally
+from mesh_wire.outlets import LARGEST_BYTES, Bell, Tally, size_of
 
 
 class SessionOutbox:
@@ -23,10 +24,8 @@ class SessionOutbox:
     def __init__(self) -> None:
         self.merges = 0  # deltas that left in another's row
         self._bell = Bell()
-        self._routes: list[SessionRoute] = []
-        self._columns = _Columns()
-        self._finished: list[SessionFinished] = []
-        self._failed: list[SessionFailed] = []
+        self._gathering = _Gathering()
+        self._full: deque[_Gathering] = deque()  # what came before it, as much as a message holds in each
         self._closed = False
 
     def outlet(self, stream_id: int) -> "SessionOutlet":
@@ -34,7 +33,8 @@ class SessionOutbox:
 
     def failed(self, stream_id: int, error: MeshError) -> None:
         """End a stream with an error."""
-        self._failed.append(SessionFailed(stream_id=stream_id, status=status_of(error)))
+        failed = SessionFailed(stream_id=stream_id, status=status_of(error))
+        self._room(failed.ByteSize()).failed.append(failed)
         self._bell.ring()
 
     def close(self) -> None:
@@ -45,7 +45,7 @@ class SessionOutbox:
     async def messages(self) -> AsyncGenerator[SessionResponse, None]:
         """Yield what has gathered, whenever asked, until `close`."""
         while True:
-            if self._routes or self._columns.rows or self._finished or self._failed:
+            if self._full or self._gathering:
                 yield self._take()
             elif self._closed:
                 return
@@ -53,24 +53,43 @@ class SessionOutbox:
                 await self._bell.rung()
 
     def _take(self) -> SessionResponse:
-        columns, self._columns = self._columns, _Columns()
-        message = SessionResponse(routes=self._routes, finished=self._finished, failed=self._failed)
-        self._routes, self._finished, self._failed = [], [], []
-        if columns.rows:
-            columns.write(message.deltas)
-        return message
+        if self._full:
+            return self._full.popleft().message()
+        taken, self._gathering = self._gathering, _Gathering()
+        return taken.message()
+
+    def _room(self, size: int) -> "_Gathering":
+        """Return where something of about `size` bytes goes: all that was put before it leaves before, or with it."""
+        gathering = self._gathering
+        if gathering.size + size > LARGEST_BYTES and gathering:
+            self._full.append(gathering)
+            gathering = self._gathering = _Gathering()
+        gathering.size += size
+        return gathering
+
+    def _forget(self, stream_id: int) -> None:
+        for gathering in (*self._full, self._gathering):
+            gathering.drop(stream_id)
+        self._full = deque(gathering for gathering in self._full if gathering)
 
 
-class _Columns:
-    """Text and tokens of many requests that nobody has taken yet, a row for each."""
+class _Gathering:
+    """What becomes one message: text and tokens of many requests, a row for each; and their beginnings and ends."""
 
-    __slots__ = ("logprobs", "rows", "texts", "token_ids")
+    __slots__ = ("failed", "finished", "logprobs", "routes", "rows", "size", "texts", "token_ids")
 
     def __init__(self) -> None:
+        self.size = 0  # about how many bytes it has on the wire
+        self.routes: list[SessionRoute] = []
         self.rows: dict[int, int] = {}  # stream id -> row
         self.texts: list[str | list[str]] = []  # a list where deltas have merged
         self.token_ids: list[Sequence[int]] = []  # a list of our own where deltas have merged
         self.logprobs: dict[int, list[TokenLogprobs]] = {}  # row -> its own, where asked for
+        self.finished: list[SessionFinished] = []
+        self.failed: list[SessionFailed] = []
+
+    def __bool__(self) -> bool:
+        return bool(self.routes or self.rows or self.finished or self.failed)
 
     def merge(self, row: int, text: str, token_ids: Sequence[int]) -> None:
         before, ids = self.texts[row], self.token_ids[row]
@@ -83,14 +102,22 @@ class _Columns:
             ids.extend(token_ids)
 
     def drop(self, stream_id: int) -> None:
-        """Take a stream's row out."""
+        """Take out all of a stream but its failure."""
+        self.routes = [one for one in self.routes if one.stream_id != stream_id]
+        self.finished = [one for one in self.finished if one.stream_id != stream_id]
         if (gone := self.rows.pop(stream_id, None)) is None:
             return
         del self.texts[gone], self.token_ids[gone]
         self.rows = {stream: row - (row > gone) for stream, row in self.rows.items()}
         self.logprobs = {row - (row > gone): found for row, found in self.logprobs.items() if row != gone}
 
-    def write(self, columns: DeltaColumns) -> None:
+    def message(self) -> SessionResponse:
+        message = SessionResponse(routes=self.routes, finished=self.finished, failed=self.failed)
+        if self.rows:
+            self._write(message.deltas)
+        return message
+
+    def _write(self, columns: DeltaColumns) -> None:
         columns.stream_ids.extend(self.rows)
         columns.texts.extend([text if isinstance(text, str) else "".join(text) for text in self.texts])
         columns.token_counts.extend([len(ids) for ids in self.token_ids])
@@ -112,16 +139,14 @@ class SessionOutlet:
 
     def close(self) -> None:
         """Forget what has gathered, and what may still come until the request's task is gone: nobody wants it."""
-        box, stream_id = self._box, self._stream_id
         self._closed = True
-        box._routes = [one for one in box._routes if one.stream_id != stream_id]
-        box._columns.drop(stream_id)
-        box._finished = [one for one in box._finished if one.stream_id != stream_id]
+        self._box._forget(self._stream_id)
 
     def route(self, chosen: RouteChosen) -> None:
         if self._closed:
             return
-        self._box._routes.append(SessionRoute(stream_id=self._stream_id, route=chosen))
+        route = SessionRoute(stream_id=self._stream_id, route=chosen)
+        self._box._room(route.ByteSize()).routes.append(route)
         self._box._bell.ring()
 
     def delta(self, text: str, token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs] = ()) -> None:
@@ -132,24 +157,30 @@ class SessionOutlet:
             tally.first_at = time.monotonic()
         tally.tokens += len(token_ids)
         box = self._box
-        columns = box._columns
-        row = columns.rows.get(self._stream_id)
+        size = size_of(text, token_ids, logprobs) if logprobs else len(text) + 4 * len(token_ids) + 8
+        gathering = box._gathering
+        if gathering.size + size > LARGEST_BYTES:
+            gathering = box._room(size)
+        else:  # the usual case, for every token: without a call
+            gathering.size += size
+        row = gathering.rows.get(self._stream_id)
         if row is None:
-            row = columns.rows[self._stream_id] = len(columns.texts)
-            columns.texts.append(text)
-            columns.token_ids.append(token_ids)
+            row = gathering.rows[self._stream_id] = len(gathering.texts)
+            gathering.texts.append(text)
+            gathering.token_ids.append(token_ids)
             box._bell.ring()
         else:
             box.merges += 1
-            columns.merge(row, text, token_ids)
+            gathering.merge(row, text, token_ids)
         if logprobs:
-            columns.logprobs.setdefault(row, []).extend(logprobs)
+            gathering.logprobs.setdefault(row, []).extend(logprobs)
 
     def finished(self, finished: Finished) -> None:
         if self._closed:
             return
         self.tally.end()
-        self._box._finished.append(SessionFinished(stream_id=self._stream_id, finished=finished))
+        ended = SessionFinished(stream_id=self._stream_id, finished=finished)
+        self._box._room(ended.ByteSize()).finished.append(ended)
         self._box._bell.ring()
 
 

@@ -27,6 +27,7 @@ Target = Annotated[str, AfterValidator(_target)]
 Name = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(ge=0)]
+Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Section(BaseModel):
@@ -67,19 +68,31 @@ class RouterSection(ServerSection):
     listen: Address = "127.0.0.1:50050"
     targets: tuple[Target, ...] = ()  # experts' addresses, or dns:///name:port for all behind a name; absent: `experts`
     expert_tls: ClientTls | None = None  # how experts are reached; absent: plain text
-    strategy: Literal["clusters", "random", "round_robin", "pinned"] = "clusters"
+    strategy: Literal["cascade", "lexical", "encoder", "few_shot", "clusters", "random", "round_robin", "pinned"] = (
+        "cascade"
+    )
     artefact: Path | None = None  # what the strategy was fitted to, a folder made by `python -m router_svc.fit`
+    classify_budget_ms: Annotated[float, Field(gt=0, le=60_000)] = 50.0  # then the cheaper strategy's scores decide
+    examples: dict[Name, tuple[Annotated[str, Field(min_length=1)], ...]] = {}  # expert -> prompts, for `few_shot`
     pinned: Name | None = None  # the one expert of strategy `pinned`
     seed: int = 0  # of strategy `random`
     generalist: Name = "general"  # answers when the router is unsure
     threshold: Annotated[float, Field(ge=0, le=1)] = 0.4  # a score below it means unsure
+    # What a decision weighs against waiting. A point is a hundredth of probability that the expert is the right one.
+    spill_ms_per_point: Milliseconds | None = 20.0  # waiting that a point is worth; nothing: no expert spills
+    quality_floor: Annotated[float, Field(ge=0, le=1)] = 0.1  # no expert is spilled to whose score is below it
+    sibling_ms: Milliseconds = 100.0  # waiting that full precision is worth, where an expert has a twin in a lower one
+    affinity_ms: Milliseconds = 250.0  # waiting that a conversation's own replica is worth; 0: it has none
+    load_stale_s: Annotated[float, Field(gt=0)] = 2.0  # silence after which a busy replica's load is old news
     workers: Count = 1  # processes that share the port; several need Linux
-    max_in_flight: Count = 1000  # requests that each worker lets in at once; more get ROUTER_BUSY
+    max_in_flight: Count = 1000  # requests let in at once, each worker an equal share; more get ROUTER_BUSY
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        if self.strategy == "clusters" and self.artefact is None:
-            raise ValueError("strategy clusters needs an artefact")
+        if self.strategy not in ("random", "round_robin", "pinned") and self.artefact is None:
+            raise ValueError(f"strategy {self.strategy} needs an artefact")
+        if self.strategy == "few_shot" and (len(self.examples) < 2 or not all(self.examples.values())):
+            raise ValueError("strategy few_shot needs `examples`: a few prompts for each of two experts or more")
         if self.strategy == "pinned" and self.pinned is None:
             raise ValueError("strategy pinned needs the name of an expert under `pinned`")
         if self.workers > 1 and sys.platform != "linux":
@@ -92,9 +105,20 @@ class ExpertSection(ServerSection):
 
     name: Name  # what this replica calls itself
     serves: dict[Name, Path | None] = Field(min_length=1)  # expert -> LoRA adapter's folder; nothing: the base model
+    variants: dict[Name, Name] = {}  # expert -> lower precision in which it is served here: a twin, which helps out
     vllm: dict[str, Any] | None = None  # vLLM's engine arguments by vLLM's names, passed on and checked by vLLM
     simulated: Simulation | None = None  # in place of `vllm`: a simulated engine
     max_in_flight: Count = 128  # requests let in at once, running and waiting; more get EXPERT_BUSY
+
+    @model_validator(mode="before")
+    @classmethod
+    def _variants_are_served(cls, data: Any) -> Any:
+        """Serve the base model for a variant that does not stand under `serves`."""
+        if isinstance(data, dict) and isinstance(variants := data.get("variants"), dict):
+            serves = data.get("serves") or {}
+            if isinstance(serves, dict):
+                return {**data, "serves": {**serves, **{name: None for name in variants if name not in serves}}}
+        return data
 
     @model_validator(mode="after")
     def _one_engine(self) -> Self:

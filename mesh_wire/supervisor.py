@@ -1,4 +1,4 @@
-"""Several processes of one service on one port: started, started again when they die, and ended together.
+"""Several processes of one service on one port: started, started again when they die or are to be, ended together.
 
 Linux only: its kernel spreads the connections of a port over all that listen on it.
 """
@@ -23,7 +23,11 @@ QUICK_S = 10.0  # a worker that dies sooner was not well from the start
 TRIES = 5  # as many quick deaths in a row are a crash loop
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0  # before a worker is started again
 _STOP = (signal.SIGTERM, signal.SIGINT)
-_HEARD = {*_STOP, signal.SIGCHLD}
+_RESTART = signal.SIGUSR1  # not SIGHUP: a terminal that closes sends that
+_READY = signal.SIGRTMIN  # from a worker; real-time signals queue, so that none is lost in another
+_HEARD = {*_STOP, signal.SIGCHLD, _RESTART, _READY}
+
+Work = Callable[[int, Callable[[], None]], int]
 
 
 @contextmanager
@@ -56,17 +60,20 @@ class _Worker:
     began: float = 0.0
     due: float = 0.0  # when it is to be started, in seconds of `time.monotonic`
     quick_deaths: int = 0  # in a row
+    ready: bool = False
 
 
-def supervise(work: Callable[[int], int], count: int) -> int:
+def supervise(work: Work, count: int) -> int:
     """Run `work` in `count` processes until SIGTERM or SIGINT, which end them by SIGTERM; returns the exit code.
 
-    A worker that dies is started again. All are ended when one is in a crash loop, which is said, or misconfigured,
-    which it says itself. A worker gets SIGTERM when the supervisor is gone.
+    The first is ready before the others start: what keeps it from its work is said once. A worker that dies is started
+    again. SIGUSR1 starts all of them again, one after the other, each ready before the next ends, so that callers
+    always find all but one. All are ended when one is in a crash loop, which is said, or when the first finds itself
+    misconfigured, which it says itself. A worker gets SIGTERM when the supervisor is gone.
 
     Args:
-        work: takes the worker's number, from 1, and returns its exit code. Called in a fork of this process, which must
-            therefore have no threads and no use of gRPC behind it.
+        work: takes the worker's number, from 1, and what it calls when it is ready; returns its exit code. Called in a
+            fork of this process, which must therefore have no threads and no use of gRPC behind it.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _HEARD)
     try:
@@ -76,9 +83,12 @@ def supervise(work: Callable[[int], int], count: int) -> int:
 
 
 class _Supervisor:
-    def __init__(self, work: Callable[[int], int], count: int) -> None:
+    def __init__(self, work: Work, count: int) -> None:
         self._work = work
         self._workers = [_Worker(number) for number in range(1, count + 1)]
+        self._proven = False  # whether any worker has been ready
+        self._to_restart: list[_Worker] = []  # in this order
+        self._restarting: _Worker | None = None  # told to end, and not ready again yet
         self._code: int | None = None  # set: all are being ended
         self._crash_loop = ""
 
@@ -87,13 +97,14 @@ class _Supervisor:
             if self._code is None:
                 self._start_due()
             told = signal.sigtimedwait(_HEARD, self._pause_s())
-            if told is not None and told.si_signo in _STOP:
-                log.info("all workers end after %s", signal.Signals(told.si_signo).name)
-                self._end(process.STOPPED)
+            if told is not None:
+                self._heed(told)
             for worker in self._running:
                 pid, status = os.waitpid(worker.pid, os.WNOHANG)
                 if pid:
                     self._ended(worker, os.waitstatus_to_exitcode(status))
+            if self._code is None:
+                self._restart_next()
         if self._crash_loop:
             process.say_error(self._crash_loop)
         return self._code
@@ -102,14 +113,38 @@ class _Supervisor:
     def _running(self) -> list[_Worker]:
         return [worker for worker in self._workers if worker.pid]
 
+    @property
+    def _startable(self) -> list[_Worker]:
+        wanted = self._workers if self._proven else self._workers[:1]
+        return [worker for worker in wanted if not worker.pid]
+
+    def _heed(self, told: signal.struct_siginfo) -> None:
+        if told.si_signo in _STOP:
+            log.info("all workers end after %s", signal.Signals(told.si_signo).name)
+            self._end(process.STOPPED)
+        elif told.si_signo == _RESTART:
+            log.info("all workers are started again, one after the other")
+            self._to_restart = list(self._workers)
+        elif told.si_signo == _READY:
+            for worker in self._running:
+                if worker.pid == told.si_pid:
+                    worker.ready = self._proven = True
+
+    def _restart_next(self) -> None:
+        """End the next worker that is to be started again, once all are ready."""
+        if self._to_restart and all(worker.ready for worker in self._workers):
+            self._restarting = self._to_restart.pop(0)
+            self._restarting.ready = False
+            os.kill(self._restarting.pid, signal.SIGTERM)
+
     def _pause_s(self) -> float:
         """Return how long there is nothing to do, if nothing happens."""
-        waiting = [worker.due for worker in self._workers if not worker.pid]
+        waiting = [worker.due for worker in self._startable]
         return max(0.0, min(waiting) - time.monotonic()) if waiting and self._code is None else 3600.0
 
     def _start_due(self) -> None:
-        for worker in self._workers:
-            if not worker.pid and worker.due <= time.monotonic():
+        for worker in self._startable:
+            if worker.due <= time.monotonic():
                 supervisor = os.getpid()
                 worker.pid = os.fork()
                 if not worker.pid:
@@ -125,15 +160,26 @@ class _Supervisor:
 
     def _ended(self, worker: _Worker, code: int) -> None:
         worker.pid = 0
+        worker.ready = False
         if self._code is not None:
             if self._code == process.STOPPED and code not in (process.STOPPED, -signal.SIGTERM):
                 log.error("worker %d %s instead of draining", worker.number, _how(code))
                 self._code = process.FAILED
             return
-        if code == process.MISCONFIGURED:
-            self._end(code)
-            return
         now = time.monotonic()
+        if worker is self._restarting:
+            self._restarting = None
+            log.info("worker %d %s, as it was told", worker.number, _how(code))
+            worker.due = now
+            return
+        if code == process.MISCONFIGURED:
+            if not self._proven:
+                self._end(code)
+                return
+            log.error("worker %d finds itself misconfigured, as it was not before; the others go on", worker.number)
+            self._to_restart.clear()
+            worker.due = now + LONGEST_PAUSE_S
+            return
         was_well = code == process.STOPPED or now - worker.began >= QUICK_S  # the former: somebody told it to stop
         worker.quick_deaths = 0 if was_well else worker.quick_deaths + 1
         if worker.quick_deaths == TRIES:
@@ -150,7 +196,7 @@ def _how(code: int) -> str:
     return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"exited with {code}"
 
 
-def _become(work: Callable[[int], int], number: int, supervisor: int) -> None:
+def _become(work: Work, number: int, supervisor: int) -> None:
     """Be a worker, to the process's end: nothing of the supervisor's stack is returned to."""
     code = process.FAILED
     try:
@@ -158,7 +204,7 @@ def _become(work: Callable[[int], int], number: int, supervisor: int) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _HEARD - {signal.SIGINT})
         os.environ["EXPERTMESH_PARENT"] = str(supervisor)
         process.begin(who=f"worker {number}")
-        code = work(number)
+        code = work(number, lambda: os.kill(supervisor, _READY))
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else process.FAILED
     except BaseException:

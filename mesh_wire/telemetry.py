@@ -6,7 +6,7 @@ Off, unless an OTLP endpoint is configured; then nothing is created and nothing 
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -27,6 +27,7 @@ _W3C = TraceContextTextMapPropagator()
 REQUEST_BOUNDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 FIRST_TOKEN_BOUNDS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 PER_TOKEN_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
+MARGIN_BOUNDS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 CLASSIFY_BOUNDS = (0.00001, 0.00003, 0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 
 
@@ -41,6 +42,9 @@ class Instruments:
     refused: metrics.Counter
     decisions: metrics.Counter
     classify_duration: metrics.Histogram
+    classified: metrics.Counter
+    margin: metrics.Histogram
+    reloads: metrics.Counter
     merged: metrics.Counter
     direct_requests: metrics.Counter
     direct_tokens: metrics.Counter
@@ -51,6 +55,7 @@ class Telemetry:
 
     def __init__(self, tracer: trace.Tracer, meter: metrics.Meter, *, enabled: bool) -> None:
         self.tracer = tracer
+        self.meter = meter
         self.enabled = enabled
         self.instruments = Instruments(
             request_duration=_histogram(
@@ -71,6 +76,9 @@ class Telemetry:
             decisions=meter.create_counter(
                 "expertmesh.route.decisions", unit="{request}", description="Routes, by expert and reason"
             ),
+            reloads=meter.create_counter(
+                "expertmesh.reloads", unit="{reload}", description="Readings of changed files, by outcome"
+            ),
             merged=meter.create_counter(
                 "expertmesh.deltas.merged", unit="{delta}", description="Deltas that left with another of their answer"
             ),
@@ -82,6 +90,17 @@ class Telemetry:
             ),
             classify_duration=_histogram(
                 meter, "expertmesh.route.classify.duration", "Time from text to scores", CLASSIFY_BOUNDS
+            ),
+            classified=meter.create_counter(
+                "expertmesh.route.classified",
+                unit="{prompt}",
+                description="Prompts scored, by the strategy intended, who decided, and why another did",
+            ),
+            margin=meter.create_histogram(
+                "expertmesh.route.margin",
+                unit="1",
+                description="Best score less the second best",
+                explicit_bucket_boundaries_advisory=list(MARGIN_BOUNDS),
             ),
         )
 
@@ -122,6 +141,19 @@ class Telemetry:
         """Record a stage that is over. Times are nanoseconds since the epoch."""
         if self.enabled:
             self.tracer.start_span(name, None, SpanKind.INTERNAL, attributes, start_time=start_ns).end(end_ns)
+
+    def observe_seconds(self, name: str, description: str, value: Callable[[], float | None]) -> None:
+        """Export what a function returns, in seconds, whenever metrics are collected; None is left out."""
+        self.observe(name, description, value, unit="s")
+
+    def observe(self, name: str, description: str, value: Callable[[], float | None], *, unit: str = "1") -> None:
+        """Export what a function returns whenever metrics are collected; None is left out."""
+
+        def observed(options: metrics.CallbackOptions) -> list[metrics.Observation]:
+            found = value()
+            return [] if found is None else [metrics.Observation(found)]
+
+        self.meter.create_observable_gauge(name, [observed], unit=unit, description=description)
 
     def carry(self) -> dict[str, str]:
         """The current span's W3C trace context, as `traceparent` and `tracestate`; empty when off."""

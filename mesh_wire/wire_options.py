@@ -10,6 +10,9 @@ FOREVER_MS = 2**31 - 1  # what gRPC takes for no limit
 
 # Callers of a port that several processes share are spread anew so often: see `server_options`.
 SHARED_CONNECTION_AGE_MS = 5 * 60 * 1000
+# A session gets no more requests after so many seconds: gRPC moves calls to a new connection, never a stream. Opening
+# one costs no more than a request does.
+SESSION_AGE_S = 60.0
 # gRPC stops pinging after two pings with no data between, so a peer that vanishes while nothing is said, such as a
 # replica whose load does not change, would be missed for as long as TCP takes; 0 is no such limit.
 _PINGS_WITHOUT_DATA = ("grpc.http2.max_pings_without_data", 0)

@@ -12,7 +12,7 @@ from expertmesh.v1.inference_pb2_grpc import InferenceServiceStub
 from expertmesh.v1.router_pb2 import ListExpertsRequest, ListExpertsResponse, RouteRequest, RouteResponse
 from expertmesh.v1.router_pb2_grpc import RouterServiceStub
 from expertmesh_client.answer import AsyncAnswer
-from expertmesh_client.asking import Message, Wishes, request_of
+from expertmesh_client.asking import Message, PrecisionWish, Wishes, request_of
 from expertmesh_client.call_span import CallSpan
 from expertmesh_client.calls import (
     ATTEMPTS,
@@ -24,7 +24,7 @@ from expertmesh_client.calls import (
     SharedCall,
 )
 from expertmesh_client.direct import DirectCall
-from expertmesh_client.routes import Ways
+from expertmesh_client.ways import Ways
 from mesh_wire.errors import error_of_call
 from mesh_wire.serving import open_channel
 from mesh_wire.session_caller import SessionCaller
@@ -52,7 +52,8 @@ SERVICE_CONFIG = json.dumps(
                     "initialBackoff": f"{FIRST_PAUSE_S}s",
                     "maxBackoff": f"{LONGEST_PAUSE_S}s",
                     "backoffMultiplier": PAUSE_GROWTH,
-                    "retryableStatusCodes": ["UNAVAILABLE"],
+                    # CANCELLED is what gRPC makes, in a server that shuts down, of calls that still wait to be taken.
+                    "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
                 },
             }
         ],
@@ -123,6 +124,8 @@ class AsyncClient:
         expert: str = "",
         sampling: Wishes | None = None,
         request_id: str = "",
+        conversation: str = "",
+        precision: PrecisionWish | None = None,
         timeout_s: float | None = None,
     ) -> AsyncAnswer:
         """Ask for an answer to one of `prompt`, `messages` and `token_ids`. The call begins when it is iterated.
@@ -131,6 +134,9 @@ class AsyncClient:
             expert: who is to answer; empty lets the router decide.
             sampling: a `Sampling`, or its fields by name.
             request_id: the caller's name for this request.
+            conversation: the caller's name for the conversation that this is part of: its requests go to the replica
+                whose cache knows their beginning. Empty: a chat is known again by its first messages.
+            precision: which of an expert and its twin in lower precision may answer; None lets either.
             timeout_s: seconds for the whole answer; None takes the client's.
         """
         request = request_of(
@@ -140,6 +146,8 @@ class AsyncClient:
             expert=expert,
             sampling=sampling,
             request_id=request_id,
+            conversation=conversation,
+            precision=precision,
         )
 
         def begin(span: CallSpan) -> Call:
@@ -158,11 +166,19 @@ class AsyncClient:
         expert: str = "",
         sampling: Wishes | None = None,
         request_id: str = "",
+        conversation: str = "",
+        precision: PrecisionWish | None = None,
         timeout_s: float | None = None,
     ) -> AsyncAnswer:
         """Ask for the next turn of a conversation, as `generate(messages=...)` does."""
         return self.generate(
-            messages=messages, expert=expert, sampling=sampling, request_id=request_id, timeout_s=timeout_s
+            messages=messages,
+            expert=expert,
+            sampling=sampling,
+            request_id=request_id,
+            conversation=conversation,
+            precision=precision,
+            timeout_s=timeout_s,
         )
 
     async def route(
@@ -171,10 +187,13 @@ class AsyncClient:
         *,
         messages: Iterable[Message] | None = None,
         expert: str = "",
+        conversation: str = "",
+        precision: PrecisionWish | None = None,
         timeout_s: float | None = None,
     ) -> RouteResponse:
         """Ask who would answer, and why, without an answer."""
-        request = RouteRequest(request=request_of(prompt, messages=messages, expert=expert))
+        about = request_of(prompt, messages=messages, expert=expert, conversation=conversation, precision=precision)
+        request = RouteRequest(request=about)
         return await self._unary(self._router.Route, "Route", request, timeout_s)
 
     async def experts(self, *, timeout_s: float | None = None) -> ListExpertsResponse:

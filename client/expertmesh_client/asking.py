@@ -1,13 +1,19 @@
 """What a caller writes, as the message that goes out. Mistakes that no message can carry are found here."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
-from expertmesh.v1.generation_pb2 import Chat, ChatMessage, GenerateRequest, Part, Role, Sampling, TokenIds
+from expertmesh.v1.generation_pb2 import Chat, ChatMessage, GenerateRequest, Part, Precision, Role, Sampling, TokenIds
 from mesh_wire.errors import BadInput
 
 Message = ChatMessage | Mapping[str, str] | tuple[str, str]  # {"role": "user", "content": "..."} or ("user", "...")
 Wishes = Sampling | Mapping[str, Any]  # {"max_new_tokens": 64, "temperature": 0}
+PrecisionWish = Literal["full", "lower"]  # which of an expert and its twin may answer
+_PRECISIONS = {
+    None: Precision.PRECISION_UNSPECIFIED,
+    "full": Precision.PRECISION_FULL,
+    "lower": Precision.PRECISION_LOWER,
+}
 _ROLES = {"system": Role.ROLE_SYSTEM, "user": Role.ROLE_USER, "assistant": Role.ROLE_ASSISTANT}
 
 
@@ -19,16 +25,25 @@ def request_of(
     expert: str = "",
     sampling: Wishes | None = None,
     request_id: str = "",
+    conversation: str = "",
+    precision: PrecisionWish | None = None,
 ) -> GenerateRequest:
     """Return the request for one of `prompt`, `messages` and `token_ids`.
 
     Raises:
-        BadInput: none of them or several, a role that does not exist, a value that the message cannot hold.
+        BadInput: none of them or several, a role or precision that does not exist, a value that the message cannot
+            hold.
     """
     given = [name for name, value in (("prompt", prompt), ("messages", messages), ("token_ids", token_ids)) if value]
     if len(given) > 1:
         raise BadInput(f"{' and '.join(given)} exclude each other", reason="REQUEST_REFUSED", field="input")
-    request = GenerateRequest(request_id=request_id, expert=expert, sampling=_sampling(sampling))
+    request = GenerateRequest(
+        request_id=request_id,
+        expert=expert,
+        sampling=_sampling(sampling),
+        conversation=_text(conversation, "conversation"),
+        precision=_precision(precision),
+    )
     if prompt is not None:
         request.prompt = _text(prompt, "prompt")
     elif messages is not None:
@@ -49,6 +64,13 @@ def _message(at: int, message: Message) -> ChatMessage:
         known = ", ".join(_ROLES)
         raise BadInput(f"role {role!r} is not one of {known}", reason="ROLE_UNKNOWN", field=f"{here}.role")
     return ChatMessage(role=number, parts=[Part(text=_text(text, f"{here}.parts[0]"))])
+
+
+def _precision(wish: str | None) -> Precision:
+    if (number := _PRECISIONS.get(wish)) is None:
+        known = " or ".join(filter(None, _PRECISIONS))
+        raise BadInput(f"{wish!r} is not {known}", reason="REQUEST_REFUSED", field="precision")
+    return number
 
 
 def _text(text: str, field: str) -> str:

@@ -18,7 +18,7 @@ from expertmesh.v1.generation_pb2 import Delta, Finished, RouteChosen
 from expertmesh.v1.router_pb2 import ListExpertsResponse, RouteResponse
 from expertmesh_client.aio import DEFAULT_TARGET, AsyncClient, Over
 from expertmesh_client.answer import AsyncAnswer, Event
-from expertmesh_client.asking import Message, Wishes
+from expertmesh_client.asking import Message, PrecisionWish, Wishes
 from expertmesh_client.loop_thread import LoopThread
 from mesh_wire.errors import Foreign
 from mesh_wire.telemetry import Telemetry
@@ -153,6 +153,8 @@ class Client:
         expert: str = "",
         sampling: Wishes | None = None,
         request_id: str = "",
+        conversation: str = "",
+        precision: PrecisionWish | None = None,
         timeout_s: float | None = None,
     ) -> Answer:
         """Ask for an answer to one of `prompt`, `messages` and `token_ids`; see `AsyncClient.generate`."""
@@ -163,6 +165,8 @@ class Client:
             expert=expert,
             sampling=sampling,
             request_id=request_id,
+            conversation=conversation,
+            precision=precision,
             timeout_s=timeout_s,
         )
         return Answer(asked, self._loop)
@@ -174,11 +178,19 @@ class Client:
         expert: str = "",
         sampling: Wishes | None = None,
         request_id: str = "",
+        conversation: str = "",
+        precision: PrecisionWish | None = None,
         timeout_s: float | None = None,
     ) -> Answer:
         """Ask for the next turn of a conversation, as `generate(messages=...)` does."""
         return self.generate(
-            messages=messages, expert=expert, sampling=sampling, request_id=request_id, timeout_s=timeout_s
+            messages=messages,
+            expert=expert,
+            sampling=sampling,
+            request_id=request_id,
+            conversation=conversation,
+            precision=precision,
+            timeout_s=timeout_s,
         )
 
     def route(
@@ -187,10 +199,20 @@ class Client:
         *,
         messages: Iterable[Message] | None = None,
         expert: str = "",
+        conversation: str = "",
+        precision: PrecisionWish | None = None,
         timeout_s: float | None = None,
     ) -> RouteResponse:
         """Ask who would answer, and why, without an answer."""
-        return self._loop.run(self._client.route(prompt, messages=messages, expert=expert, timeout_s=timeout_s))
+        asked = self._client.route(
+            prompt,
+            messages=messages,
+            expert=expert,
+            conversation=conversation,
+            precision=precision,
+            timeout_s=timeout_s,
+        )
+        return self._loop.run(asked)
 
     def experts(self, *, timeout_s: float | None = None) -> ListExpertsResponse:
         """Ask for the fleet and its load."""

@@ -105,7 +105,9 @@ class Gathering(ABC):
 
     async def _ask(self, deadline: Deadline) -> None:
         pause_s = FIRST_PAUSE_S
-        for attempt in range(1, ATTEMPTS + 1):
+        attempt = 1
+        moved = False
+        while True:
             if self._client_closed:
                 raise Foreign("the client is closed", status=grpc.StatusCode.CANCELLED)
             try:
@@ -117,8 +119,12 @@ class Gathering(ABC):
                     raise told from None
             if told.reason == "DRAINING":  # a stream stays with its server, a new one finds another
                 self._move()
+                if not moved:  # that is no failure: nothing is counted, and nobody waits
+                    moved = True
+                    continue
             await asyncio.sleep(pause_s * random.uniform(0.8, 1.2))  # noqa: S311  # against crowds, not for secrecy
             pause_s = min(pause_s * PAUSE_GROWTH, LONGEST_PAUSE_S)
+            attempt += 1
 
 
 class SharedCall(Gathering):
@@ -143,12 +149,14 @@ class SharedCall(Gathering):
 
 
 def _told(error: MeshError, *, closed: bool) -> MeshError:
-    """Return what broke a session, in place of the news that it broke: as a call of its own would have told it."""
+    """Return what broke a session, in place of the news that it broke: as a call of its own would have told it.
+
+    The news stays where the connection was lost in mid-answer: it says how many tokens had come.
+    """
     if closed:
         return Foreign("the client was closed", status=grpc.StatusCode.CANCELLED)
     cause = error.__cause__
     if not isinstance(cause, MeshError):
         return error
-    if cause.code is grpc.StatusCode.CANCELLED:  # by the server: nobody here cancels a session that is in use
-        return Foreign(cause.message, status=grpc.StatusCode.UNAVAILABLE)
-    return copy.copy(cause)
+    begun = error.facts.get("tokens_sent", "0") != "0"
+    return error if begun and cause.code is grpc.StatusCode.UNAVAILABLE else copy.copy(cause)

@@ -70,10 +70,10 @@ class Asked:
 
 async def _demo(config: Path, simulated: bool, as_json: bool) -> dict[str, Any]:
     from expertmesh_client.cli.up import explained
-    from expertmesh_client.hops import hops_of, medians
     from expertmesh_client.progress import progress_on
     from expertmesh_client.running import ChildFailed, running_mesh
-    from expertmesh_client.trace_fetch import TraceUnavailable, fetch_trace
+    from expertmesh_client.traces.hops import hops_of, medians
+    from expertmesh_client.traces.jaeger import TraceUnavailable, fetch_trace
 
     say = _Says(sys.stderr if as_json else sys.stdout)
     began = time.monotonic()

@@ -7,9 +7,10 @@ from opentelemetry.trace import SpanKind
 
 from expertmesh.v1.generation_pb2 import Finished, GenerateRequest, RouteChosen, Usage
 from expertmesh_client.calls import Gathering
-from expertmesh_client.routes import Routed, Ways
+from expertmesh_client.routes import Routed
+from expertmesh_client.ways import Ways
 from mesh_wire.deadlines import Deadline
-from mesh_wire.errors import Busy, Foreign, MeshError, Unavailable
+from mesh_wire.errors import Busy, Foreign, MeshError, Unauthenticated, Unavailable
 from mesh_wire.outlets import StreamOutlet
 from mesh_wire.telemetry import parent_of
 
@@ -30,8 +31,12 @@ class DirectCall(Gathering):
         self._ways.routes.renew()
 
     async def _ask_once(self, deadline: Deadline) -> None:
-        """Ask for a route and follow it; once more, by another route, where its replica refuses or is lost."""
+        """Ask for a route and follow it; once more, by another route, where its replica refuses or is lost.
+
+        A ticket whose time was over before its replica saw it is replaced once; the replica may be the same.
+        """
         excluded: list[str] = []
+        late = False
         refusal: MeshError | None = None
         expert = ""
         while True:
@@ -46,6 +51,10 @@ class DirectCall(Gathering):
             try:
                 await self._follow(routed, deadline)
                 return
+            except Unauthenticated as error:
+                if late or error.reason != "TICKET_EXPIRED":
+                    raise
+                late = True
             except (Busy, Unavailable) as error:
                 if refusal is not None or self._begun:
                     raise
@@ -80,8 +89,8 @@ class DirectCall(Gathering):
             with self._ways.telemetry.span(
                 "expert call", SpanKind.CLIENT, parent=self._parent, attributes=about
             ) as span:
-                expert = self._ways.expert(decision.endpoint)
-                await expert.ask(request, self._outlet, deadline, relay=note, ticket=decision.ticket)
+                with self._ways.expert(decision.endpoint) as expert:
+                    await expert.ask(request, self._outlet, deadline, relay=note, ticket=decision.ticket)
                 span.set_attribute("rpc.response.status_code", "OK")
             failure = None
         except MeshError as error:

@@ -1,6 +1,7 @@
-"""What a client needs to go around the router: an exchange of routes with it, and a session to each expert."""
+"""What a client needs to be told routes: an exchange with the router, asks and reports out, decisions in."""
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,9 +11,10 @@ from expertmesh.v1.generation_pb2 import GenerateRequest, Usage
 from expertmesh.v1.router_pb2 import RouteAsk, RouteReport, RouteResponse, RouteSessionRequest
 from expertmesh.v1.router_pb2_grpc import RouterServiceStub
 from mesh_wire.deadlines import Deadline, duration
-from mesh_wire.errors import Foreign, MeshError, Unavailable, error_of, error_of_call, status_of
-from mesh_wire.session_caller import SessionCaller
-from mesh_wire.telemetry import Telemetry
+from mesh_wire.errors import Foreign, MeshError, Unavailable, error_of, error_of_stream, status_of
+from mesh_wire.wire_options import SESSION_AGE_S
+
+LAST_WORDS_S = 1.0  # in which the last reports must have reached the router when the client is closed
 
 
 class Routed:
@@ -28,11 +30,15 @@ class Routed:
 
 
 class RouteCaller:
-    """One long-lived `RouteSession`, opened when first needed and again after it broke."""
+    """One long-lived `RouteSession`, opened when first needed, and again when it broke or has grown old.
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
+    As with a `SessionCaller`'s, an old one ends once every place that was given through it has been reported on.
+    """
+
+    def __init__(self, channel: grpc.aio.Channel, *, age_s: float = SESSION_AGE_S) -> None:
         self._stub = RouterServiceStub(channel)
-        self._exchanges: list[_Exchange] = []  # the last one is in use, the others wait for reports
+        self._age_s = age_s
+        self._exchanges: list[_Exchange] = []  # the last one may be in use, the others wait for reports
 
     async def ask(
         self, request: GenerateRequest, deadline: Deadline, trace: Mapping[str, str], excluded: Sequence[str]
@@ -43,14 +49,16 @@ class RouteCaller:
             MeshError: as the router says; UNAVAILABLE when the exchange broke.
         """
         self._exchanges = [one for one in self._exchanges if not one.broken]
+        if self._exchanges and time.monotonic() >= self._exchanges[-1].old_at:
+            self.renew()
         if not self._exchanges or self._exchanges[-1].retired:
-            self._exchanges.append(_Exchange(self._stub))
+            self._exchanges.append(_Exchange(self._stub, time.monotonic() + self._age_s))
         return await self._exchanges[-1].ask(request, deadline, trace, excluded)
 
     def renew(self) -> None:
         """Ask for the next route in another exchange."""
         if self._exchanges:
-            self._exchanges[-1].retired = True
+            self._exchanges[-1].retire()
 
     async def close(self) -> None:
         for exchange in self._exchanges:
@@ -58,9 +66,11 @@ class RouteCaller:
 
 
 class _Exchange:
-    def __init__(self, stub: Any) -> None:
+    def __init__(self, stub: Any, old_at: float) -> None:
         self.broken = False
         self.retired = False
+        self.old_at = old_at  # seconds of `time.monotonic` from which it is asked no more
+        self._held = 0  # asks whose end has not been reported
         self._asking: dict[int, asyncio.Future[RouteResponse]] = {}
         self._last_id = 0
         self._asks: list[RouteAsk] = []
@@ -85,21 +95,38 @@ class _Exchange:
         )
         answer = self._asking[route_id] = asyncio.get_running_loop().create_future()
         self._asks.append(ask)
+        self._held += 1
         self._wanted.set()
         try:
             decision = await answer
         except asyncio.CancelledError:
             if ask in self._asks:
                 self._asks.remove(ask)
+                self._let_go()
             else:
                 self._report(route_id)  # the decision may be on its way, with a place
+            raise
+        except MeshError:
+            self._let_go()
             raise
         finally:
             self._asking.pop(route_id, None)
         return Routed(decision, lambda usage, failure: self._report(route_id, usage, failure))
 
+    def retire(self) -> None:
+        """End the exchange once every ask's end has been reported."""
+        self.retired = True
+        self._wanted.set()
+
     async def close(self) -> None:
-        self._break(Foreign("the client was closed", status=grpc.StatusCode.CANCELLED))
+        """End the exchange at once, but for reports that are still to be written: the router counts by them."""
+        closed = Foreign("the client was closed", status=grpc.StatusCode.CANCELLED)
+        if not self.broken:
+            self._fail_asks(closed)
+            self._held = 0
+            self.retire()
+            await asyncio.wait(self._tasks, timeout=LAST_WORDS_S)
+        self._break(closed)
         self._call.cancel()
         for task in self._tasks:
             task.cancel()
@@ -109,17 +136,23 @@ class _Exchange:
         if not self.broken:  # else: its places ended with it
             status = None if failure is None else status_of(failure)
             self._reports.append(RouteReport(route_id=route_id, usage=usage, failure=status))
-            self._wanted.set()
+            self._let_go()
+
+    def _let_go(self) -> None:
+        self._held -= 1
+        self._wanted.set()
 
     async def _write(self) -> None:
         """Send asks and reports, all that has gathered in each message."""
         try:
-            while True:
+            while self._held > 0 or self._reports or not self.retired:
                 await self._wanted.wait()
                 self._wanted.clear()
                 asks, self._asks = self._asks, []
                 reports, self._reports = self._reports, []
-                await self._call.write(RouteSessionRequest(asks=asks, reports=reports))
+                if asks or reports:
+                    await self._call.write(RouteSessionRequest(asks=asks, reports=reports))
+            await self._call.done_writing()
         except (grpc.RpcError, asyncio.InvalidStateError):
             return  # the reader sees the same end, with its status
 
@@ -136,7 +169,7 @@ class _Exchange:
                         answer.set_exception(error_of(one.failure))
             self._break(Unavailable("the router ended the exchange", reason="DRAINING", tokens_sent="0"))
         except grpc.RpcError as error:
-            self._break(error_of_call(error))
+            self._break(error_of_stream(error))
         finally:
             self._break(Unavailable("the exchange of routes broke", reason="EXPERT_LOST", tokens_sent="0"))
             self._call.cancel()
@@ -144,34 +177,10 @@ class _Exchange:
 
     def _break(self, error: MeshError) -> None:
         self.broken = True
+        self._fail_asks(error)
+
+    def _fail_asks(self, error: MeshError) -> None:
         asking, self._asking = self._asking, {}
         for answer in asking.values():
             if not answer.done():
                 answer.set_exception(error)
-
-
-class Ways:
-    """The router's exchange and the sessions to experts, of one client."""
-
-    def __init__(
-        self, channel: grpc.aio.Channel, telemetry: Telemetry, open_expert: Callable[[str], grpc.aio.Channel]
-    ) -> None:
-        self.routes = RouteCaller(channel)
-        self.telemetry = telemetry
-        self.closed = False
-        self._open_expert = open_expert
-        self._experts: dict[str, tuple[grpc.aio.Channel, SessionCaller]] = {}
-
-    def expert(self, endpoint: str) -> SessionCaller:
-        """Return the session to a replica."""
-        if endpoint not in self._experts:
-            channel = self._open_expert(endpoint)
-            self._experts[endpoint] = channel, SessionCaller(channel, self.telemetry)
-        return self._experts[endpoint][1]
-
-    async def close(self) -> None:
-        self.closed = True
-        await self.routes.close()
-        for channel, session in self._experts.values():
-            await session.close()
-            await channel.close()

@@ -13,9 +13,9 @@ from typing import Any
 import yaml
 
 from expertmesh_client.child import Child, State
-from expertmesh_client.local_traces import LocalTraces, local_traces
 from expertmesh_client.progress import Progress, Silent
 from expertmesh_client.readiness import experts_found, serving_at
+from expertmesh_client.traces.local import Keeping, LocalTraces, local_traces
 from mesh_wire import mesh_file
 from mesh_wire.settings import ExpertSection, RouterSection
 from mesh_wire.tls import ClientTls
@@ -66,6 +66,7 @@ async def running_mesh(
     *,
     simulated: bool = False,
     traces: bool = True,
+    keeping: Keeping | None = None,
     logs: Path | None = None,
     env: Mapping[str, str] = os.environ,
     tls: ClientTls | None = None,
@@ -77,6 +78,7 @@ async def running_mesh(
     Args:
         simulated: put simulated engines in place of the real ones.
         traces: keep the mesh's traces here; otherwise they go where `env` says.
+        keeping: keep them on disk as well.
         logs: a folder for the processes' logs; None makes a temporary one.
         env: the processes' environment.
         tls: how the router is reached, where its own certificate does not tell.
@@ -85,12 +87,13 @@ async def running_mesh(
     Raises:
         Mistakes: the file is wrong.
         ChildFailed: a process ended, or was not ready in time.
+        FolderInUse, OSError: traces cannot be kept on disk as wished.
     """
     mesh = mesh_file.read(config, env, router=True, experts=_expert_names(config), simulated=simulated)
     awaited = [] if mesh.router.targets else [name for expert in mesh.experts for name in expert.serves]
     folder = _folder(logs)
     async with AsyncExitStack() as life:
-        kept = life.enter_context(local_traces()) if traces else None
+        kept = life.enter_context(local_traces(keeping=keeping)) if traces else None
         router = _router(config, mesh.router, folder, tls)
         experts = [_expert(config, expert, mesh.router, folder, simulated) for expert in mesh.experts]
         running = RunningMesh(router, experts, folder, kept)

@@ -5,7 +5,10 @@ import typer
 from expertmesh_client.cli.ask import ask
 from expertmesh_client.cli.chat import chat
 from expertmesh_client.cli.failures import Commands
-from expertmesh_client.cli.fleet import experts, route
+from expertmesh_client.cli.fleet import experts
+from expertmesh_client.cli.load import load
+from expertmesh_client.cli.route import route
+from expertmesh_client.cli.trace import trace
 from expertmesh_client.cli.up import up
 
 app = typer.Typer(
@@ -15,13 +18,16 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 done; 1 it failed; 2 the input, the options or the mesh file are wrong; 130 Ctrl-C.",
+    epilog="Exit codes: 0 done; 1 it failed; 2 the input, the options or the mesh file are wrong; 3 `load` is done, "
+    "but its generator did not keep up; 130 Ctrl-C.",
 )
 app.command()(up)
 app.command()(ask)
 app.command()(chat)
 app.command()(route)
 app.command()(experts)
+app.command()(trace)
+app.command()(load)
 
 
 @app.callback()

@@ -25,6 +25,8 @@ def ask(
     prompt: options.Prompt,
     target: options.Target = options.DEFAULT_TARGET,
     expert: options.Expert = "",
+    precision: options.Precision = None,
+    direct: options.Direct = False,
     as_json: options.Json = False,
     trace: Annotated[bool, typer.Option("--trace", help="Show where the time went, as a tree.")] = False,
     jaeger: Annotated[
@@ -71,23 +73,34 @@ def ask(
         frequency_penalty=frequency_penalty,
         repetition_penalty=repetition_penalty,
     )
-    asked = {"prompt": _prompt(prompt), "expert": expert, "sampling": sampling or None, "timeout_s": timeout}
+    asked = {
+        "prompt": _prompt(prompt),
+        "expert": expert,
+        "precision": precision,
+        "sampling": sampling or None,
+        "timeout_s": timeout,
+    }
     encrypted = options.tls_of(tls, ca, cert, key, server_name)
     import asyncio
 
     options.quiet_grpc()
-    asyncio.run(_ask(target, encrypted, asked, as_json, (jaeger, trace_wait) if trace else None))
+    asyncio.run(_ask(target, encrypted, direct, asked, as_json, (jaeger, trace_wait) if trace else None))
 
 
 async def _ask(
-    target: str, tls: "ClientTls | None", asked: dict[str, Any], as_json: bool, traced: tuple[str, float] | None
+    target: str,
+    tls: "ClientTls | None",
+    direct: bool,
+    asked: dict[str, Any],
+    as_json: bool,
+    traced: tuple[str, float] | None,
 ) -> None:
     from expertmesh_client.aio import AsyncClient
     from expertmesh_client.cli.shapes import answer_shape
 
     with _telemetry(always=traced is not None) as telemetry:
         # One prompt is one call; a session pays off for many.
-        async with AsyncClient(target, tls=tls, telemetry=telemetry, over="generate") as client:
+        async with AsyncClient(target, tls=tls, telemetry=telemetry, over="generate", direct=direct) as client:
             answer = client.generate(**asked)
             async with answer:
                 await _show(answer, silent=as_json)
@@ -118,8 +131,9 @@ async def _show(answer: "AsyncAnswer", *, silent: bool) -> None:
 
 async def _show_trace(trace_id: str, jaeger: str, wait_s: float, *, silent: bool) -> dict[str, Any]:
     """Print the trace as a tree; returns it as data."""
-    from expertmesh_client.trace_fetch import TraceUnavailable, fetch_trace
-    from expertmesh_client.trace_tree import data_of, lines_of, tree_of
+    from expertmesh_client.traces.jaeger import TraceUnavailable, fetch_trace
+    from expertmesh_client.traces.tree import data_of, tree_of
+    from expertmesh_client.traces.waterfall import lines_of
 
     if not trace_id:
         raise Failure("tracing is switched off in the environment: see OTEL_SDK_DISABLED and OTEL_TRACES_EXPORTER")

@@ -1,8 +1,9 @@
 """`expertmesh chat`: a conversation in the terminal."""
 
 import json
+import secrets
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 def chat(
     target: options.Target = options.DEFAULT_TARGET,
     expert: options.Expert = "",
+    precision: options.Precision = None,
+    direct: options.Direct = False,
     system: Annotated[str, typer.Option(metavar="TEXT", help="Instructions that stand before the conversation.")] = "",
     as_json: options.Json = False,
     timeout: options.Timeout = None,
@@ -36,15 +39,21 @@ def chat(
     options.quiet_grpc()
     from expertmesh_client.blocking import Client
 
+    asked: dict[str, Any] = {
+        "expert": expert,
+        "precision": precision,
+        "sampling": sampling or None,
+        "conversation": secrets.token_hex(16),  # all its turns go to the replica that remembers the ones before
+    }
     messages = [("system", system)] if system else []
-    with Client(target, tls=encrypted, timeout_s=timeout) as client:
+    with Client(target, tls=encrypted, timeout_s=timeout, direct=direct) as client:
         while (line := _line()) is not None:
             if line.strip():
-                messages += _turn(client, [*messages, ("user", line)], expert, sampling, as_json)
+                messages += _turn(client, [*messages, ("user", line)], asked, as_json)
 
 
 def _turn(
-    client: "Client", messages: list[tuple[str, str]], expert: str, sampling: dict[str, object], as_json: bool
+    client: "Client", messages: list[tuple[str, str]], asked: dict[str, Any], as_json: bool
 ) -> list[tuple[str, str]]:
     """Ask one turn and show the answer; returns what it adds to the conversation.
 
@@ -54,7 +63,7 @@ def _turn(
     from expertmesh_client.cli.shapes import answer_shape, route_line
     from mesh_wire.errors import MeshError
 
-    answer = client.chat(messages, expert=expert, sampling=sampling or None)
+    answer = client.chat(messages, **asked)
     try:
         for event in answer.events():
             match event:
@@ -75,7 +84,7 @@ def _turn(
             return []
         print(" …", end="")
     if as_json:
-        print(json.dumps(answer_shape(answer.text, answer.route, answer.finished, expert), ensure_ascii=False))
+        print(json.dumps(answer_shape(answer.text, answer.route, answer.finished, asked["expert"]), ensure_ascii=False))
     else:
         print()
     sys.stdout.flush()

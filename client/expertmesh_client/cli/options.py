@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -18,6 +18,13 @@ Target = Annotated[
 Timeout = Annotated[float | None, typer.Option(min=0.001, metavar="SECONDS", help="Time for the whole call.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Expert = Annotated[str, typer.Option(metavar="NAME", help="Who answers. Without it the router decides.")]
+Precision = Annotated[
+    Literal["full", "lower"] | None,
+    typer.Option(help="Only an expert itself, or only its twin in lower precision, may answer."),
+]
+Direct = Annotated[
+    bool, typer.Option("--direct", help="The router only decides; the answer comes from its expert, past the router.")
+]
 Prompt = Annotated[str, typer.Argument(metavar="PROMPT", help="What to ask; - reads it from standard input.")]
 
 Tls = Annotated[bool, typer.Option("--tls", envvar="EXPERTMESH_TLS", help="Use TLS; implied by the next four.")]

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from expertmesh.v1.expert_pb2 import Load
 from expertmesh.v1.generation_pb2 import Finished, RouteChosen, StageTimings
-from expertmesh.v1.router_pb2 import ListExpertsResponse, Replica, RouteResponse
+from expertmesh.v1.router_pb2 import ListExpertsResponse, Replica
 from mesh_wire.deadlines import seconds
 from mesh_wire.words import finish_word, reason_word
 
@@ -28,41 +28,21 @@ def answer_shape(text: str, route: RouteChosen | None, finished: Finished | None
     }
 
 
-def route_shape(response: RouteResponse) -> dict[str, Any]:
-    """Return the object of `route --json`."""
-    route = response.route
-    return {
-        "expert": route.expert,
-        "replica": route.replica,
-        "endpoint": response.endpoint,
-        "reason": reason_word(route.reason),
-        "explanation": route.explanation,
-        "score": route.score,
-        "scores": {scored.expert: scored.score for scored in response.scores},
-        "threshold": response.threshold,
-        "margin": response.margin,
-        "strategy": route.strategy,
-        "artefact": route.artefact,
-        "replicas": [
-            {
-                "replica": weighed.replica,
-                "endpoint": weighed.endpoint,
-                "expected_wait_s": seconds(weighed.expected_wait),
-                "load": load_shape(weighed.load),
-                "outstanding": weighed.outstanding,
-            }
-            for weighed in response.replicas
-        ],
-        "timings": timings_shape(response.timings),
-    }
-
-
 def fleet_shape(fleet: ListExpertsResponse) -> dict[str, Any]:
     """Return the object of `experts --json`."""
     return {
         "generalist": fleet.generalist,
         "strategy": fleet.strategy,
         "artefact": fleet.artefact,
+        "generation": fleet.generation,
+        "strategy_trouble": fleet.strategy_trouble,
+        "not_taken": list(fleet.not_taken),
+        "left_for_restart": list(fleet.left_for_restart),
+        "drift": {
+            "verdict": fleet.drift.verdict,
+            "index": fleet.drift.index if fleet.drift.HasField("index") else None,
+            "prompts": fleet.drift.prompts,
+        },
         "experts": [
             {
                 "name": expert.name,
@@ -81,14 +61,18 @@ def timings_shape(timings: StageTimings) -> dict[str, float]:
 
 
 def load_shape(load: Load) -> dict[str, Any]:
-    return _fields(load) | {"step_time": seconds(load.step_time) if load.HasField("step_time") else None}
+    """Return an engine's load; times are seconds, null before the first was measured."""
+    times = ("step_time", "prompt_token_time", "place_time")
+    return _fields(load) | {name: seconds(getattr(load, name)) if load.HasField(name) else None for name in times}
 
 
 def route_line(route: RouteChosen) -> str:
     """Return who answers and why, in one line."""
     score = f" {route.score:.2f}" if route.strategy else ""
     again = f", attempt {route.attempt}" if route.attempt > 1 else ""
-    return f"[{route.expert} on {route.replica}: {reason_word(route.reason)}{score}{again}]"
+    form = f"{route.expert} {route.variant}" if route.variant else route.expert
+    spilled = f" from {route.spilled_from}" if route.spilled_from else ""
+    return f"[{form} on {route.replica}: {reason_word(route.reason)}{spilled}{score}{again}]"
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -102,11 +86,28 @@ def fleet_lines(fleet: ListExpertsResponse) -> Iterable[str]:
     rows: list[tuple[str, ...]] = [("EXPERT", "REPLICA", "ENDPOINT", "STATE", "RUN", "WAIT", "KV", "TOK/S")]
     for expert in fleet.experts:
         name = f"{expert.name} *" if expert.name == fleet.generalist else expert.name
-        rows += [(name, *_replica_cells(replica)) for replica in expert.replicas] or [(name, *["-"] * 7)]
+        rows += [(_form(name, expert.name, each), *_replica_cells(each)) for each in expert.replicas] or [
+            (name, *["-"] * 7)
+        ]
     yield from columns(rows)
-    yield f"* answers when the router is unsure; strategy {fleet.strategy}"
+    generation = f", generation {fleet.generation}" if fleet.generation else ""
+    yield f"* answers when the router is unsure; strategy {fleet.strategy}{generation}"
+    if fleet.drift.verdict:
+        yield f"traffic: {fleet.drift.verdict}"
+    if fleet.strategy_trouble:
+        yield f"strategy {fleet.strategy} in trouble: {fleet.strategy_trouble}"
+    for problem in fleet.not_taken:
+        yield f"not taken: {problem}"
+    if fleet.left_for_restart:
+        yield f"changed, but taken by a restart only: {', '.join(fleet.left_for_restart)}"
     for gone in fleet.unreachable:
         yield f"unreachable: {gone.endpoint}: {gone.reason}"
+
+
+def _form(name: str, expert: str, replica: Replica) -> str:
+    """Return an expert's name, with the lower precision in which a replica serves it."""
+    variant = next((one.variant for one in replica.description.experts if one.name == expert), "")
+    return f"{name} {variant}" if variant else name
 
 
 def _replica_cells(replica: Replica) -> tuple[str, ...]:

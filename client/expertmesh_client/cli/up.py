@@ -14,12 +14,19 @@ from expertmesh_client.cli.failures import Failure
 
 if TYPE_CHECKING:
     from expertmesh_client.running import ChildFailed, RunningMesh
+    from expertmesh_client.traces.local import Keeping
     from mesh_wire.tls import ClientTls
 
 
 def up(
     config: Annotated[Path, typer.Option(envvar="EXPERTMESH_CONFIG", help="The mesh file.")] = Path("mesh.yaml"),
     simulated: Annotated[bool, typer.Option("--simulated", help="Simulated engines in place of real ones.")] = False,
+    traces: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Keep traces in files as well, for `expertmesh trace --from DIR`."),
+    ] = None,
+    traces_size: Annotated[int, typer.Option(min=1, metavar="MIB", help="At most so much there.")] = 256,
+    traces_days: Annotated[float, typer.Option(min=0.001, metavar="DAYS", help="And at most for so long.")] = 7,
     no_traces: Annotated[bool, typer.Option("--no-traces", help="Keep no traces here.")] = False,
     logs: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for the processes' logs.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object when all are SERVING.")] = False,
@@ -31,7 +38,8 @@ def up(
 ) -> None:
     """Start the router and the experts of a mesh file, say when all are SERVING and where, and run until Ctrl-C.
 
-    Unless OTEL_EXPORTER_OTLP_ENDPOINT is set, the mesh's traces are kept here, in memory, for `expertmesh ask --trace`.
+    Unless OTEL_EXPORTER_OTLP_ENDPOINT is set, the mesh's traces are kept here, in memory, for `expertmesh ask --trace`
+    and `expertmesh trace`; with --traces, in files as well.
     Ends with 0 after Ctrl-C or SIGTERM, and with 1 when a process of the mesh ends by itself.
     """
     encrypted = options.tls_of(tls, ca, cert, key, server_name)
@@ -39,14 +47,27 @@ def up(
 
     from expertmesh_client.stopping import until_told
 
-    traces = not no_traces and "OTEL_EXPORTER_OTLP_ENDPOINT" not in os.environ
-    mesh = _up(config, encrypted, as_json, simulated=simulated, traces=traces, logs=logs)
+    elsewhere = no_traces or "OTEL_EXPORTER_OTLP_ENDPOINT" in os.environ
+    if traces is not None and elsewhere:
+        raise typer.BadParameter("--traces has none to keep: --no-traces or OTEL_EXPORTER_OTLP_ENDPOINT is set")
+    keeping = None if traces is None else _keeping(traces, traces_size, traces_days)
+    mesh = _up(config, encrypted, as_json, simulated=simulated, traces=not elsewhere, keeping=keeping, logs=logs)
     asyncio.run(until_told(mesh, on_stop=lambda: print("stopping", file=sys.stderr, flush=True)))
+
+
+def _keeping(folder: Path, mebibytes: int, days: float) -> "Keeping":
+    from expertmesh_client.traces.local import Keeping
+
+    def say(line: str) -> None:
+        print(f"note: {line}", file=sys.stderr, flush=True)
+
+    return Keeping(folder=folder, max_bytes=mebibytes << 20, max_age_s=days * 86_400, say=say)
 
 
 async def _up(config: Path, tls: "ClientTls | None", as_json: bool, **wishes: Any) -> None:
     from expertmesh_client.progress import progress_on
     from expertmesh_client.running import ChildFailed, running_mesh
+    from expertmesh_client.traces.local import FolderInUse
 
     began = time.monotonic()
     try:
@@ -57,6 +78,8 @@ async def _up(config: Path, tls: "ClientTls | None", as_json: bool, **wishes: An
             await mesh.broken()
     except ChildFailed as failed:
         raise explained(failed) from None
+    except FolderInUse as error:
+        raise Failure(str(error)) from None
 
 
 def explained(failed: "ChildFailed") -> Failure:
@@ -75,9 +98,17 @@ def _shape(mesh: "RunningMesh") -> dict[str, Any]:
             {"name": child.name, "address": child.address, "serves": list(child.experts), "pid": child.pid}
             for child in mesh.experts
         ],
-        "traces": {"otlp": mesh.traces.otlp_endpoint, "query": mesh.traces.query_url} if mesh.traces else None,
+        "traces": _traces_shape(mesh),
         "logs": str(mesh.logs),
     }
+
+
+def _traces_shape(mesh: "RunningMesh") -> dict[str, Any] | None:
+    kept = mesh.traces
+    if kept is None:
+        return None
+    folder = str(kept.folder) if kept.folder is not None else None
+    return {"otlp": kept.otlp_endpoint, "query": kept.query_url, "folder": folder}
 
 
 def _lines(mesh: "RunningMesh", took_s: float) -> list[str]:
@@ -90,6 +121,10 @@ def _lines(mesh: "RunningMesh", took_s: float) -> list[str]:
     hint = f'expertmesh ask{target} "What is 7 times 8?"'
     if mesh.traces is not None:
         lines.append(f"  traces    {mesh.traces.otlp_endpoint} takes them, {mesh.traces.query_url} gives them out")
+        if mesh.traces.folder is not None:
+            lines.append(
+                f"            and keeps them in {mesh.traces.folder}; expertmesh trace --from {mesh.traces.folder}"
+            )
         if mesh.traces.usual:
             hint += " --trace"
         else:
