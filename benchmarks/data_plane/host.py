@@ -31,13 +31,14 @@ def free_port() -> int:
 
 
 class Child:
-    """A process on one core, which dies with this one however this one ends."""
+    """A process on one core, or on all, which dies with this one however this one ends."""
 
-    def __init__(self, arguments: Sequence[str], core: int, log: Path) -> None:
+    def __init__(self, arguments: Sequence[str], core: int | None, log: Path) -> None:
         parent, libc = os.getpid(), ctypes.CDLL(None)
 
         def set_up() -> None:
-            os.sched_setaffinity(0, {core})
+            if core is not None:
+                os.sched_setaffinity(0, {core})
             libc.prctl(_PR_SET_PDEATHSIG, _KILL)
             if os.getppid() != parent:
                 os._exit(1)
@@ -49,7 +50,14 @@ class Child:
         self._arguments = arguments
         with log.open("wb") as output:
             self._process = subprocess.Popen(  # noqa: S603 - our own programs
-                arguments, preexec_fn=set_up, env=env, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+                arguments,
+                preexec_fn=set_up,
+                process_group=0,  # Ctrl-C is for us alone: we still need it to leave in order
+                env=env,
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
             )
         self.pid = self._process.pid
 
@@ -123,6 +131,15 @@ class Child:
         """Return the peak resident memory of its process tree, in MB."""
         lines = [line for pid in _tree(self.pid) for line in _read(f"/proc/{pid}/status").splitlines()]
         return sum(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM"))
+
+    def held_mb(self) -> float:
+        """Return the memory that its process tree holds now, in MB; pages that it shares count by their share."""
+        lines = [line for pid in _tree(self.pid) for line in _read(f"/proc/{pid}/smaps_rollup").splitlines()]
+        return sum(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("Pss:"))
+
+    def descriptors(self) -> int:
+        """Return how many files and sockets its process tree has open."""
+        return sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in _tree(self.pid))
 
 
 def python(module: str, *arguments: str) -> list[str]:

@@ -16,6 +16,7 @@ class Load:
     streams: int
     rate: float = 0.0  # tokens per second of a stream; 0: as fast as it goes
     endless: bool = False  # the streams outlive the window; else one-token answers, the next asked when one has ended
+    engines: int = 0  # in front of so many, whatever else is asked for; 0: one for each `PER_REPLICA` streams
 
     @property
     def steady(self) -> bool:
@@ -32,26 +33,29 @@ class Load:
     @property
     def title(self) -> str:
         if self.steady:
-            return f"{self.streams:,} stream{'s' * (self.streams > 1)} × {self.rate:g} tokens/s"
+            in_step = " in step" if self.engines else ""
+            return f"{self.streams:,} stream{'s' * (self.streams > 1)} × {self.rate:g} tokens/s{in_step}"
         if self.of_decisions:
-            return f"decisions alone, {self.streams} at once"
+            return f"decisions alone, {self.streams} questions at once"
         if self.endless:
             return f"as fast as it goes, {self.streams} streams"
         return f"one-token answers, {self.streams} at once" if self.streams > 1 else "one-token answers, one at a time"
 
     def replicas(self, most: int) -> int:
-        return max(1, min(most, math.ceil(self.streams / PER_REPLICA)))
+        return self.engines or max(1, min(most, math.ceil(self.streams / PER_REPLICA)))
 
     def connections(self, most: int) -> int:
         return max(1, min(most, self.streams))
 
 
 STEADY = ("1x20", "32x20", "256x20", "1000x20", "32x100")
-NAMES = (*STEADY, "fast", "requests", "requests-1", "decisions")
+IN_STEP = "1000x20@1"  # one engine steps all, where four step a quarter each in turn
+NAMES = (*STEADY, IN_STEP, "fast", "requests", "requests-1", "decisions")
 
 
 def parse(name: str) -> Load:
-    """Return the load of that name: `STREAMSxRATE`, `fast`, `requests`, `requests-1` or `decisions`.
+    """Return the load of that name: `STREAMSxRATE`, or `STREAMSxRATE@ENGINES`; `fast`, `requests`, `requests-1` or
+    `decisions`.
 
     Raises:
         ValueError: there is none.
@@ -65,9 +69,13 @@ def parse(name: str) -> Load:
             return Load(name, 1)
         case "decisions":
             return Load(name, DECIDING)
-    if (found := re.fullmatch(r"(\d+)x(\d+(?:\.\d+)?)", name)) is None or not int(found[1]) or not float(found[2]):
-        raise ValueError(f"no load is called {name!r}: STREAMSxRATE, fast, requests, requests-1 or decisions")
-    return Load(name, int(found[1]), float(found[2]), endless=True)
+    found = re.fullmatch(r"([1-9]\d*)x(\d+(?:\.\d+)?)(?:@([1-9]\d*))?", name)
+    if found is None or not float(found[2]):
+        raise ValueError(f"no load is called {name!r}: STREAMSxRATE[@ENGINES], fast, requests, requests-1 or decisions")
+    return Load(name, int(found[1]), float(found[2]), endless=True, engines=int(found[3] or 0))
+
+
+CROWD = 1000  # streams, from which a window has its whole length
 
 
 @dataclass(frozen=True)
@@ -75,21 +83,28 @@ class Timing:
     """How often and for how long, in seconds. Windows are whole numbers of 50 ms steps."""
 
     rounds: int
-    window_s: float
+    longest_s: float  # the window where rounds differ most: with a crowd, merging or not
+    steady_s: float  # with fewer streams at a rate
+    closed_s: float  # as fast as it goes: thousands of requests in each
     probe_s: float
+
+    def window_s(self, load: Load) -> float:
+        if not load.steady:
+            return self.closed_s
+        return self.longest_s if load.streams >= CROWD else self.steady_s
 
     def ramp_s(self, load: Load) -> float:
         return max(0.1, load.streams / 1500)
 
     def settle_s(self, load: Load) -> float:
-        return 0.4 + load.streams / 2000
+        return 0.3 + load.streams / 2000
 
     def cell_s(self, load: Load) -> float:
         """Return about how long one way takes under one load."""
         overhead_s = 0.5
         ramp_s, probe_s = self.ramp_s(load) if load.endless else 0.0, self.probe_s if load.steady else 0.0
-        return overhead_s + ramp_s + self.settle_s(load) + self.window_s + probe_s
+        return overhead_s + ramp_s + self.settle_s(load) + self.window_s(load) + probe_s
 
 
-FULL = Timing(rounds=3, window_s=2.4, probe_s=0.8)
-QUICK = Timing(rounds=1, window_s=1.2, probe_s=0.6)
+FULL = Timing(rounds=3, longest_s=2.4, steady_s=1.2, closed_s=1.0, probe_s=0.8)
+QUICK = Timing(rounds=1, longest_s=1.2, steady_s=1.0, closed_s=0.8, probe_s=0.6)

@@ -12,11 +12,10 @@ from dataclasses import dataclass, field
 
 from benchmarks.data_plane.host import Child, busy_s
 from benchmarks.data_plane.loads import Load, Timing
-from benchmarks.data_plane.readers import Caller, PlainCaller, Reading
+from benchmarks.data_plane.readers import Caller, Reading
 from benchmarks.data_plane.ways import Middle, Way
 from benchmarks.prompts import prompt
 from expertmesh.v1.generation_pb2 import GenerateRequest, Sampling
-from expertmesh.v1.router_pb2 import RouteRequest
 
 ENDLESS = 1_000_000  # tokens of an answer that outlives its window
 FIRST_TOKENS_S = 6.0  # how long steady streams may take to begin
@@ -30,10 +29,10 @@ class Cell:
     """What one way did in one window."""
 
     window_s: float = 0.0
-    tokens: int = 0  # arrived
+    tokens: int = 0  # arrived; or decisions
     deltas: int = 0  # in how many pieces
     due: float = 0.0  # tokens at the nominal rate; 0 in a closed loop
-    requests: int = 0  # ended
+    requests: int = 0  # ended; where decisions alone are asked for, messages
     middle_s: float = 0.0  # CPU
     backend_s: float = 0.0
     client_s: float = 0.0
@@ -59,6 +58,15 @@ class Controls:
         counts: dict[str, int] = json.loads(await self._lines.readline())
         return counts
 
+    async def stayed(self) -> int:
+        """Wait until nothing is answered any more; returns how many answers still are long after their caller left."""
+        ends = time.monotonic() + LEAVING_S
+        while True:
+            still = (await self.tell())["open"]
+            if not still or time.monotonic() > ends:
+                return still
+            await asyncio.sleep(0.05)
+
 
 class Bench:
     """Measures; made once for all cells."""
@@ -83,20 +91,12 @@ class Bench:
         finally:
             for caller in callers:
                 await caller.close()
-            cell.stayed = await self._left()
+            cell.stayed = await self._controls.stayed()
             if middle.child is not None and cell.stayed:
                 middle.child.kill()  # nothing else frees the engines of what it asked; it starts afresh next time
             elif middle.child is not None:
                 middle.child.pause()
         return cell
-
-    async def _left(self) -> int:
-        ends = time.monotonic() + LEAVING_S
-        while True:
-            still = (await self._controls.tell())["open"]
-            if not still or time.monotonic() > ends:
-                return still
-            await asyncio.sleep(0.05)
 
     def _ask(self, caller: Caller, way: Way, wanted: int) -> tuple[Reading, Callable[[], None]]:
         request = GenerateRequest(
@@ -104,11 +104,6 @@ class Bench:
             expert=way.expert,
             sampling=Sampling(temperature=0, max_new_tokens=wanted, ignore_eos=True),
         )
-        if way.only == "decisions":
-            assert isinstance(caller, PlainCaller)
-            message = RouteRequest(request=request).SerializeToString()
-            reading = Reading(wanted)
-            return reading, caller.ask_bytes(message, reading)
         reading = Reading(wanted)
         return reading, caller.ask(request, reading)
 
@@ -117,7 +112,7 @@ class Bench:
         ends = time.monotonic() + 10
         for caller in callers * 2:
             while True:
-                reading, _ = self._ask(caller, way, 1)
+                reading, _ = self._ask(caller, way, way.decisions)
                 await asyncio.wait((reading.done,), timeout=5)
                 if reading.done.done() and not reading.failed:
                     break
@@ -166,11 +161,11 @@ class Bench:
         async with self._window(cell, middle):
             start, before, pieces = time.perf_counter(), *_arrived(readings)
             for one in readings:
-                one.mark(start)
-            await asyncio.sleep(self._timing.window_s)
+                one.mark()
+            await asyncio.sleep(self._timing.window_s(load))
             over, cell.tokens, cell.deltas = time.perf_counter(), *_arrived(readings)
             cell.tokens, cell.deltas = cell.tokens - before, cell.deltas - pieces
-            cell.gaps_s = [max(one.widest_s, over - one.last_at) for one in readings]
+            cell.gaps_s = [one.gap_s() for one in readings]
         cell.due = load.streams * load.rate * (over - start)
         if load.steady and load.streams > 1:
             await self._probe_amid(cell, way, callers)
@@ -209,7 +204,7 @@ class Bench:
 
         async def asking(place: int) -> None:
             while True:
-                open_now[place], _ = self._ask(callers[place % len(callers)], way, 1)
+                open_now[place], _ = self._ask(callers[place % len(callers)], way, way.decisions)
                 await open_now[place].done
                 ended.append(open_now.pop(place))
 
@@ -217,7 +212,7 @@ class Bench:
         await asyncio.sleep(self._timing.settle_s(load))
         async with self._window(cell, middle):
             requests, before, pieces = len(ended), *_arrived([*ended, *open_now.values()])
-            await asyncio.sleep(self._timing.window_s)
+            await asyncio.sleep(self._timing.window_s(load))
             cell.requests, cell.tokens, cell.deltas = len(ended), *_arrived([*ended, *open_now.values()])
         cell.requests, cell.tokens, cell.deltas = cell.requests - requests, cell.tokens - before, cell.deltas - pieces
         cell.first_s = [one.first_at - one.began for one in ended[requests:] if one.tokens]

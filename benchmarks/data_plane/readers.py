@@ -21,6 +21,7 @@ from benchmarks.data_plane.http2 import (
     prefixed,
 )
 from expertmesh.v1.generation_pb2 import Finished, GenerateRequest, GenerateResponse, RouteChosen
+from expertmesh.v1.router_pb2 import RouteRequest
 from mesh_wire.deadlines import Deadline
 from mesh_wire.errors import MeshError
 from mesh_wire.outlets import Tally
@@ -49,9 +50,13 @@ class Reading:
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.began = time.perf_counter()
 
-    def mark(self, now: float) -> None:
+    def mark(self) -> None:
         """Forget the gaps so far."""
-        self.widest_s, self.last_at = 0.0, now
+        self.widest_s, self.last_at = 0.0, time.perf_counter()
+
+    def gap_s(self) -> float:
+        """Return the largest gap since `mark`, the one that lasts included."""
+        return max(self.widest_s, time.perf_counter() - self.last_at)
 
     def route(self, chosen: RouteChosen) -> None:
         pass
@@ -102,7 +107,7 @@ def request_block(path: str) -> bytes:
 
 
 class PlainCaller(Connection):
-    """Unary requests over one HTTP/2 connection, their answers streamed or not."""
+    """Calls of `Generate` or `Route` over one HTTP/2 connection; a decision counts as one token."""
 
     preface_due = False
 
@@ -114,7 +119,8 @@ class PlainCaller(Connection):
         self._open: dict[int, Reading] = {}
         self._unread: dict[int, bytes] = {}
 
-    def ask_bytes(self, message: bytes, reading: Reading) -> Callable[[], None]:
+    def ask(self, request: GenerateRequest, reading: Reading) -> Callable[[], None]:
+        message = (request if self._streamed else RouteRequest(request=request)).SerializeToString()
         stream_id = self._next_id
         self._next_id += 2
         self._open[stream_id] = reading
@@ -131,9 +137,6 @@ class PlainCaller(Connection):
                 self.transport.write(frame(RST_STREAM, 0, stream_id, CANCEL.to_bytes(4, "big")))
 
         return cancel
-
-    def ask(self, request: GenerateRequest, reading: Reading) -> Callable[[], None]:
-        return self.ask_bytes(request.SerializeToString(), reading)
 
     def data(self, stream_id: int, data: bytes, ended: bool) -> None:
         reading = self._open.get(stream_id)

@@ -3,15 +3,16 @@
 import json
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from benchmarks.data_plane import envoy
 from benchmarks.data_plane.calls import EXPERTS
 from benchmarks.data_plane.host import ROOT, Child, free_port, python
-from benchmarks.data_plane.loads import Load
+from benchmarks.data_plane.loads import IN_STEP, Load
 from benchmarks.data_plane.readers import ROUTE, Caller, over_session, plain
+from benchmarks.data_plane.routing import around_router, route_stream
 
 PINNED = EXPERTS[0]
 
@@ -19,29 +20,41 @@ PINNED = EXPERTS[0]
 @dataclass(frozen=True)
 class Way:
     name: str
-    middle: str  # none, envoy, naive or router
+    middle: str  # none, envoy, naive, floor or router
     open: Callable[[int], Awaitable[Caller]]  # a caller on a connection of its own to a port
-    process: str = ""  # ways of one middle that name the same process share it
+    process: str = ""  # ways of one middle that name the same process share it; of a floor, its arguments
     expert: str = PINNED  # named in each request; empty: the router classifies
     only: str = ""  # the one load that it is measured under; empty: all but decisions
+    decisions: int = 1  # in each question, where decisions alone are asked for
+    in_step: bool = False  # whether it is measured under the load of one engine beside four too
     about: str = ""
 
     def under(self, load: Load) -> bool:
+        if load.name == IN_STEP:
+            return self.in_step
         return load.name == self.only if self.only else not load.of_decisions
 
 
+def _decisions(
+    name: str, open_caller: Callable[[int], Awaitable[Caller]], *, decisions: int = 1, about: str
+) -> list[Way]:
+    """Return a way to decisions alone: for requests that name their expert, and for those to be classified."""
+    way = Way(name, "router", open_caller, "routes", only="decisions", decisions=decisions, about=about)
+    return [way, replace(way, name=f"{name}, classified", expert="", about="")]
+
+
 WAYS = (
-    Way("direct", "none", plain, about="the client asks the engines"),
+    Way("direct", "none", plain, in_step=True, about="the client asks the engines"),
     Way("envoy", "envoy", plain, about="Envoy passes HTTP/2 through, one worker thread"),
     Way("naive", "naive", plain, about="grpc.aio on uvloop: a message read, a message written"),
     Way("generate", "router", plain, "generate", about="our router, a `Generate` call per answer"),
-    Way("session", "router", over_session, "session", about="our router, all answers over the client's sessions"),
+    Way("session", "router", over_session, "session", in_step=True, about="our router, by the client's sessions"),
     Way("generate, classified", "router", plain, "generate", expert="", only="1x20"),
     Way("session, classified", "router", over_session, "session", expert="", only="1x20"),
-    Way("Route", "router", partial(plain, path=ROUTE), "generate", only="decisions", about="a unary call a decision"),
-    Way("Route, classified", "router", partial(plain, path=ROUTE), "generate", expert="", only="decisions"),
-    # With a streamed and batched Route come, here: its two rows under `decisions`, and `route+direct`, whose caller
-    # asks the router for a route and the engine named in it for the answer.
+    Way("route+direct", "router", around_router, "routes", about="our router decides, the engine itself answers"),
+    *_decisions("Route", partial(plain, path=ROUTE), about="a unary call for each decision"),
+    *_decisions("RouteSession", route_stream, about="one stream, a message for each decision"),
+    *_decisions("RouteSession, 16", route_stream, decisions=16, about="one stream, 16 decisions to a message"),
 )
 
 
@@ -87,14 +100,14 @@ class Middles:
             return Middle(targets, None)
         port = free_port()
         stem = self._folder / f"{way.middle}-{way.process}-{len(targets)}"
-        child = Child(self._command(way.middle, port, targets, stem.with_suffix(".json")), self._core, stem)
+        child = Child(self._command(way, port, targets, stem.with_suffix(".json")), self._core, stem)
         self._life.callback(child.kill)
         await child.listening(port)
         child.pause()
         return Middle([port], child)
 
-    def _command(self, middle: str, port: int, targets: list[int], file: Path) -> list[str]:
-        match middle:
+    def _command(self, way: Way, port: int, targets: list[int], file: Path) -> list[str]:
+        match way.middle:
             case "envoy":
                 program = envoy.binary()
                 assert program is not None, "skipped where it is not installed"
@@ -102,6 +115,8 @@ class Middles:
             case "naive":
                 addresses = [f"127.0.0.1:{target}" for target in targets]
                 return python("benchmarks.data_plane.naive", str(port), *addresses)
+            case "floor":
+                return python("benchmarks.data_plane.floor", str(port), *way.process.split())
             case _:
                 router_config(port, targets, file)
                 return python("router_svc", "--config", str(file))
