@@ -151,11 +151,19 @@ def write_cards(adapters: Path) -> None:
         folder = adapters / domain
         trained = json.loads((folder / "training.json").read_text(encoding="utf-8"))
         (folder / "README.md").write_text(card(domain, trained, measured), encoding="utf-8")
-    readme = adapters.parent / "README.md"
-    before, _, rest = readme.read_text(encoding="utf-8").partition(MATRIX_START)
-    _, _, after = rest.partition(MATRIX_END)
-    table = f"{MATRIX_START}\n{matrix(measured)}\n\n{how_measured(measured)}\n{MATRIX_END}"
-    readme.write_text(before + table + after, encoding="utf-8")
+    put_table(
+        adapters.parent / "README.md", (MATRIX_START, MATRIX_END), f"{matrix(measured)}\n\n{how_measured(measured)}"
+    )
+
+
+def put_table(page: Path, marks: tuple[str, str], table: str) -> None:
+    """Replace what stands between two marks of a page."""
+    start, end = marks
+    before, found, rest = page.read_text(encoding="utf-8").partition(start)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise ValueError(f"{page} has no place for the table: {start} … {end}")
+    page.write_text(f"{before}{start}\n{table}\n{end}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

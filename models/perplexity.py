@@ -20,8 +20,18 @@ from cards import write_cards
 from pairs import DEFAULT_FINETUNE, DOMAINS, SPLIT_SEED, UNSEEN_SHARE, load_split, sample
 from peft import PeftModel
 from prepare import is_complete
-from responses import ADAPTERS, BASE, MAX_TOKENS, MODEL, Example, encode_short, load_base, perplexity, text_nll
-from train_adapter import write_json
+from responses import (
+    ADAPTERS,
+    BASE,
+    MAX_TOKENS,
+    MODEL,
+    Example,
+    encode_short,
+    load_base,
+    perplexity,
+    text_nll,
+    write_json,
+)
 
 # The adapter's perplexity on its own domain over the base's: at most this.
 TARGETS = {"math": 0.70, "coding": 0.85, "health": 0.70}

@@ -14,6 +14,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -54,35 +55,48 @@ def is_complete(out: Path) -> bool:
         return (
             stamp["recipe"] == RECIPE
             and stamp["source"]["version"] == metadata.version(PACKAGE)
-            and all((out / name).stat().st_size == of["bytes"] for name, of in stamp["files"].items())
+            and has_files(out, stamp["files"])
         )
     except (OSError, ValueError, KeyError, TypeError, metadata.PackageNotFoundError):
         return False
 
 
 def prepare(out: Path) -> bool:
-    """Make the model in `out`; a reader never sees half of it.
+    """Make the model in `out`.
 
     Returns:
         False when it was complete already.
     """
-    if is_complete(out):
+
+    def make(folder: Path) -> None:
+        gguf, version = weights_in_package()
+        convert(gguf, folder)
+        write_stamp(folder, gguf, version)
+
+    return publish(out, make, is_complete)
+
+
+def publish(out: Path, make: Callable[[Path], None], complete: Callable[[Path], bool]) -> bool:
+    """Let `make` fill a folder that then becomes `out` at once: a reader never sees half of it.
+
+    Returns:
+        False when `out` was complete already.
+    """
+    if complete(out):
         return False
-    gguf, version = weights_in_package()
     out.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
-        convert(gguf, unfinished)
-        write_stamp(unfinished, gguf, version)
+        make(unfinished)
         unfinished.chmod(0o755)  # mkdtemp's 0700 and safetensors' 0600 would lock out a service's own user
         for file in unfinished.iterdir():
             file.chmod(0o644)
-        if out.exists() and not is_complete(out):
+        if out.exists() and not complete(out):
             shutil.rmtree(out)
         try:
             unfinished.rename(out)
         except OSError:  # another process was first
-            if not is_complete(out):
+            if not complete(out):
                 raise
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -159,13 +173,27 @@ def write_stamp(out: Path, gguf: Path, version: str) -> None:
         "model": MODEL,
         "source": {"package": PACKAGE, "version": version, "file": gguf.name, "sha256": sha256(gguf)},
         "made_with": {name: metadata.version(name) for name in ("gguf", "tokenizers", "torch", "transformers")},
-        "files": {
-            path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)}
-            for path in sorted(out.iterdir())
-            if path.is_file()
-        },
+        "files": files_in(out),
     }
     (out / STAMP).write_text(json.dumps(stamp, indent=2) + "\n")
+
+
+def files_in(folder: Path) -> dict[str, dict[str, Any]]:
+    """Size and checksum of each file, for a stamp."""
+    return {
+        path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        for path in sorted(folder.iterdir())
+        if path.is_file()
+    }
+
+
+def has_files(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> bool:
+    """True when every file that a stamp lists is there in its size.
+
+    Raises:
+        OSError: one is not there.
+    """
+    return all((folder / name).stat().st_size == of["bytes"] for name, of in files.items())
 
 
 def sha256(path: Path) -> str:

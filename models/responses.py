@@ -5,6 +5,7 @@ One way of cutting, one limit and one loss for both, so that the figures compare
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -39,10 +40,14 @@ class Example:
 
 def load_base() -> tuple[Any, Any]:
     """The base model, frozen, in bfloat16 as it is served, and its tokenizer."""
-    tokenizer = AutoTokenizer.from_pretrained(BASE)
     model: Any = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.bfloat16)
     model.requires_grad_(False)
-    return model, tokenizer
+    return model, load_tokenizer()
+
+
+def load_tokenizer() -> Any:
+    """The base model's tokenizer, which the adapters share."""
+    return AutoTokenizer.from_pretrained(BASE)
 
 
 def encode(tokenizer: Any, pair: Pair) -> Example:
@@ -104,3 +109,9 @@ def text_nll(model: Any, examples: Sequence[Example], *, batch: int = 8) -> list
 def perplexity(sums: Sequence[tuple[float, int]]) -> float:
     """exp of the mean negative log-likelihood over all tokens of all responses."""
     return math.exp(sum(nats for nats, _ in sums) / sum(tokens for _, tokens in sums))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write readable JSON; enumerations and sets as their plain values."""
+    plain = json.dumps(value, indent=2, sort_keys=False, default=lambda v: getattr(v, "value", None) or sorted(v))
+    path.write_text(plain + "\n", encoding="utf-8")

@@ -7,7 +7,6 @@ seeds, data and versions give the same adapter, to the byte, on the same kind of
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import statistics
 import sys
@@ -23,7 +22,18 @@ import torch
 from pairs import DEFAULT_FINETUNE, DOMAINS, SPLIT_SEED, UNSEEN_SHARE, load_split, sample
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from prepare import is_complete
-from responses import ADAPTERS, BASE, MAX_TOKENS, MODEL, Example, by_length, encode_short, load_base, response_nll
+from responses import (
+    ADAPTERS,
+    BASE,
+    MAX_TOKENS,
+    MODEL,
+    Example,
+    by_length,
+    encode_short,
+    load_base,
+    response_nll,
+    write_json,
+)
 from safetensors.torch import save_file
 
 MAX_BYTES = 5_000_000  # an adapter lives in the repository
@@ -121,12 +131,6 @@ def save(adapted: Any, folder: Path) -> int:
     config["target_modules"] = sorted(config["target_modules"])  # a set: its order changes from run to run
     write_json(folder / "adapter_config.json", config)
     return (folder / "adapter_model.safetensors").stat().st_size
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write readable JSON; enumerations and sets as their plain values."""
-    plain = json.dumps(value, indent=2, sort_keys=False, default=lambda v: getattr(v, "value", None) or sorted(v))
-    path.write_text(plain + "\n", encoding="utf-8")
 
 
 def main() -> int:
