@@ -1,4 +1,8 @@
-"""What training leaves behind: tuned weights beside the published ones, and blends of the two."""
+"""What training leaves behind: tuned weights beside the published ones, and blends of the two.
+
+Source:
+    Wortsman et al. 2022 (arXiv 2109.01903): blended weights keep more of what the published ones know about other data.
+"""
 
 from __future__ import annotations
 

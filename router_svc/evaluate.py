@@ -13,12 +13,12 @@ from rich.console import Console
 from rich.progress import Progress
 
 from router_svc.corpus import CorpusError, LabelledPrompt, read_prompts
-from router_svc.evaluate_compare import ALL, DEFAULT, KEYS, folder_of, plan, why_not
-from router_svc.evaluate_curve import learning_curve
+from router_svc.evaluate_compare import ALL, DEFAULT, KEYS, folder_of, plan
+from router_svc.evaluate_curve import Point, learning_curve
 from router_svc.evaluate_map import plane
 from router_svc.evaluate_show import show, show_compared, show_curve
 from router_svc.opening import open_strategy
-from router_svc.strategy import STRATEGIES
+from router_svc.strategy import STRATEGIES, Strategy
 from router_svc.verdict import attempt
 from router_svc.verdict import report as report_of
 
@@ -70,22 +70,22 @@ def main(
         labelled = _labelled(prompts)
         corpus = read_prompts(curve_from) if curve_from else []
         shots = _examples(examples)
-        for name in sorted(unasked):
-            if reason := why_not(name, artefacts, examples=bool(shots)):
-                names.remove(name)
-                typer.echo(f"left out {name}: it {reason}", err=True)
         folders = {name: folder_of(name, artefacts) for name in names}
         if artefact:
             folders[first] = artefact
         drawing = _drawing(plots) if plots else None
         if curve_from:
             _needed("router_svc.lexical_fit", "--learning-curve")
-        opened = [
-            open_strategy(
-                name, artefact=folders[name], experts=served, pinned=pinned or generalist, seed=seed, examples=shots
-            )
-            for name in names
-        ]
+        opened: dict[str, Strategy] = {}
+        for name in names:
+            try:
+                opened[name] = open_strategy(
+                    name, artefact=folders[name], experts=served, pinned=pinned or generalist, seed=seed, examples=shots
+                )
+            except ValueError as error:
+                if name not in unasked:
+                    raise
+                typer.echo(f"left out {name}: {error}", err=True)
         console = Console(stderr=True)
         with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
             task = bar.add_task("opening", total=None)
@@ -99,15 +99,16 @@ def main(
                 if corpus
                 else []
             )
-            trials = [
-                attempt(each, labelled, serve=served, generalist=generalist, progress=progress) for each in opened
-            ]
-            reports = {name: report_of(trial) for name, trial in zip(names, trials, strict=True)}
+            trials = {
+                name: attempt(each, labelled, serve=served, generalist=generalist, progress=progress)
+                for name, each in opened.items()
+            }
+            reports = {name: report_of(trial) for name, trial in trials.items()}
             page = None
             if drawing and plots:
                 subjects = [
                     drawing.Subject(trial, reports[name], plane(trial, folders[name], progress=progress))
-                    for name, trial in zip(names, trials, strict=True)
+                    for name, trial in trials.items()
                     if compare or name == first
                 ]
                 progress("drawing", 0, 1)
@@ -117,14 +118,7 @@ def main(
     except OSError as error:
         _stop(f"{plots}: cannot be written: {error.strerror or error}")
     if as_json:
-        said: dict[str, Any] = dict(reports[first])
-        if len(reports) > 1:
-            said["compared"] = [{key: report[key] for key in KEYS} for report in reports.values()]
-        if curve:
-            said["learning_curve"] = [asdict(point) for point in curve]
-        if page:
-            said["page"] = str(page)
-        print(json.dumps(said))
+        print(json.dumps(_said(reports, first, curve, page)))
         return
     if not compare:
         show(reports[first])
@@ -134,6 +128,18 @@ def main(
         show_curve(curve)
     if page:
         print(f"{page}: tables and pictures; the pictures are beside it.")
+
+
+def _said(reports: dict[str, dict[str, Any]], first: str, curve: list[Point], page: Path | None) -> dict[str, Any]:
+    """Return what `--json` prints: the first report, and what else was asked for."""
+    said = dict(reports[first])
+    if len(reports) > 1:
+        said["compared"] = [{key: report[key] for key in KEYS} for report in reports.values()]
+    if curve:
+        said["learning_curve"] = [asdict(point) for point in curve]
+    if page:
+        said["page"] = str(page)
+    return said
 
 
 def _labelled(path: Path) -> list[LabelledPrompt]:
@@ -166,7 +172,8 @@ def _needed(module: str, option: str) -> ModuleType:
     try:
         return import_module(module)
     except ImportError as error:
-        raise ValueError(f"{option} needs {error.name}: pip install 'expertmesh[fit]'") from None
+        missing = (error.name or module).partition(".")[0]
+        raise ValueError(f"{option} needs {missing}: pip install 'expertmesh[fit]'") from None
 
 
 def _stop(problem: str) -> Never:

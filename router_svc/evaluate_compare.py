@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from router_svc.strategy import CONTROLS, STRATEGIES
+from router_svc.strategy import STRATEGIES
 
 ALL = "all"
-DEFAULT = "clusters"
+DEFAULT = "cascade"
 KEYS = (
     "strategy",
     "generation",
@@ -65,16 +65,6 @@ def plan(strategy: str | None, compare: Sequence[str], *, cost_of_all: bool) -> 
     every = STRATEGIES if ALL in names or (cost_of_all and not names) else ()
     tried = list(dict.fromkeys([*(every if first in every else (first, *every)), *own]))
     return first, tried, set(tried) - {first, *own}
-
-
-def why_not(strategy: str, artefacts: Path, *, examples: bool) -> str | None:
-    """Return why a strategy that was not named cannot be tried: a word for the user; None where it can."""
-    if strategy in CONTROLS:
-        return None
-    if strategy == "few_shot" and not examples:
-        return "needs --examples"
-    folder = folder_of(strategy, artefacts)
-    return None if folder.is_dir() else f"has no artefact in {folder}"
 
 
 def row_of(report: Mapping[str, Any]) -> tuple[str, ...]:

@@ -119,10 +119,10 @@ def test_one_strategy_is_drawn_in_full_beside_the_cost_of_all(artefacts: Path, p
     assert said["page"] == str(tmp_path / "plots/report.html")
     compared = [row["strategy"] for row in said["compared"]]
     assert compared == ["lexical", "encoder", "clusters", "pinned", "random", "round_robin"]
-    assert result.stderr.splitlines() == [
-        f"left out cascade: it has no artefact in {artefacts}/cascade",
-        "left out few_shot: it needs --examples",
-    ]
+    left_out = result.stderr.splitlines()
+    assert len(left_out) == 2
+    assert left_out[0].startswith(f"left out cascade: {artefacts}/cascade/manifest.json: cannot be read")
+    assert left_out[1].startswith("left out few_shot: strategy few_shot needs examples")
     assert {path.stem for path in (tmp_path / "plots").glob("*.png")} == {
         "cost",
         *(f"{kind}-clusters" for kind in ("confusion", "confusion-domains", "reliability", "balance", "map")),
