@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
+from router_svc.artefact import load
 from router_svc.corpus import CorpusError, LabelledPrompt, read_prompts
 from router_svc.evaluate_compare import ALL, DEFAULT, KEYS, folder_of, plan
 from router_svc.evaluate_curve import Point, learning_curve
@@ -33,7 +34,8 @@ def main(
     strategy: Annotated[
         str | None,
         typer.Option(
-            help=f"One of {', '.join(STRATEGIES)}. [default: {DEFAULT}, or the first to compare]", show_default=False
+            help=f"One of {', '.join(STRATEGIES)}. [default: the artefact's, the first to compare, {DEFAULT}]",
+            show_default=False,
         ),
     ] = None,
     artefact: Annotated[
@@ -66,6 +68,8 @@ def main(
     """Judge routing strategies on labelled prompts."""
     served = [expert.strip() for expert in serve.split(",") if expert.strip()]
     try:
+        if artefact and not strategy:
+            strategy = load(artefact).strategy
         first, names, unasked = plan(strategy, compare or [], cost_of_all=plots is not None)
         labelled = _labelled(prompts)
         corpus = read_prompts(curve_from) if curve_from else []

@@ -36,7 +36,7 @@ def prompts(tmp_path: Path) -> Path:
 
 
 def test_what_is_named_is_tried_once_and_the_first_is_reported_in_full() -> None:
-    assert plan(None, [], cost_of_all=False) == ("clusters", ["clusters"], set())
+    assert plan(None, [], cost_of_all=False) == ("cascade", ["cascade"], set())
     assert plan("lexical", [], cost_of_all=False) == ("lexical", ["lexical"], set())
     assert plan(None, ["random, lexical", "random"], cost_of_all=True) == ("random", ["random", "lexical"], set())
     assert plan("pinned", ["lexical"], cost_of_all=False) == ("pinned", ["pinned", "lexical"], set())
@@ -76,7 +76,7 @@ def test_the_comparison_stands_in_json_and_in_the_terminal(artefacts: Path, prom
 
 
 def test_all_leaves_out_what_cannot_be_tried_and_says_so(artefacts: Path, prompts: Path) -> None:
-    result = run("--prompts", prompts, "--artefacts", artefacts, "--compare", "all", "--json")
+    result = run("--prompts", prompts, "--artefacts", artefacts, "--strategy", "clusters", "--compare", "all", "--json")
 
     assert result.exit_code == 0, result.output
     compared = [row["strategy"] for row in json.loads(result.stdout)["compared"]]
@@ -90,8 +90,8 @@ def test_bad_input_is_named_in_one_line(artefacts: Path, prompts: Path, tmp_path
         "unknown strategy 'oracle'": ["--compare", "clusters,oracle"],
         "--compare names no strategy": ["--compare", " , "],
         "lexical/manifest.json: cannot be read": ["--compare", "clusters,lexical"],
-        "nowhere.jsonl: cannot be read": ["--learning-curve", tmp_path / "nowhere.jsonl"],
-        "no prompt has a domain": ["--learning-curve", unlabelled],
+        "nowhere.jsonl: cannot be read": ["--strategy", "clusters", "--learning-curve", tmp_path / "nowhere.jsonl"],
+        "no prompt has a domain": ["--strategy", "clusters", "--learning-curve", unlabelled],
     }
     for problem, arguments in cases.items():
         result = run("--prompts", prompts, "--artefacts", artefacts, *arguments)

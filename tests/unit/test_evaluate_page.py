@@ -111,7 +111,8 @@ def test_the_page_holds_every_picture_and_refers_to_nothing_outside(
 
 
 def test_one_strategy_is_drawn_in_full_beside_the_cost_of_all(artefacts: Path, prompts: Path, tmp_path: Path) -> None:
-    result = run("--prompts", prompts, "--artefacts", artefacts, "--plots", tmp_path / "plots", "--json")
+    named = ["--prompts", prompts, "--artefacts", artefacts, "--strategy", "clusters"]
+    result = run(*named, "--plots", tmp_path / "plots", "--json")
 
     assert result.exit_code == 0, result.output
     said: dict[str, Any] = json.loads(result.stdout)
