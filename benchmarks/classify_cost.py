@@ -18,9 +18,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from router_svc import artefact as artefacts
-from router_svc.opening import open_strategy
-from router_svc.strategy import FITTED, Strategy
+from router_svc.strategies import artefact as artefacts
+from router_svc.strategies.opening import open_strategy
+from router_svc.strategies.strategy import FITTED, Strategy
 
 WORDS = 60
 BATCHES = (1, 16, 64)

@@ -27,11 +27,11 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from router_svc import conversation
-from router_svc.conversation import Reading, joined
-from router_svc.corpus import LabelledPrompt, read_prompts
-from router_svc.opening import open_strategy
-from router_svc.strategy import FITTED, Strategy
+from router_svc.classifying import conversation
+from router_svc.classifying.conversation import Reading, joined
+from router_svc.fitting.corpus import LabelledPrompt, read_prompts
+from router_svc.strategies.opening import open_strategy
+from router_svc.strategies.strategy import FITTED, Strategy
 
 EACH = 300  # conversations of a kind
 GRID = 0.02, 0.05, 0.1, 0.2, 0.4

@@ -18,8 +18,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from router_svc import artefact as artefacts
-from router_svc.encoder import Encoder
+from router_svc.strategies import artefact as artefacts
+from router_svc.strategies.encoder import Encoder
 
 TOKENS = (16, 64, 128)
 BATCHES = (1, 8, 32)

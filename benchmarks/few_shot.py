@@ -17,11 +17,11 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from router_svc import artefact as artefacts
-from router_svc.corpus import LabelledPrompt, read_prompts
-from router_svc.encoder import Encoder
-from router_svc.few_shot import FewShot
-from router_svc.judging import accuracy, confusion, expected_calibration_error, macro_recall
+from router_svc.fitting.corpus import LabelledPrompt, read_prompts
+from router_svc.fitting.judging import accuracy, confusion, expected_calibration_error, macro_recall
+from router_svc.strategies import artefact as artefacts
+from router_svc.strategies.encoder import Encoder
+from router_svc.strategies.few_shot import FewShot
 
 EXAMPLES = 1, 4, 8, 16, 32
 DRAWS = 10

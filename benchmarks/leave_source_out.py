@@ -20,10 +20,10 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from router_svc.corpus import LabelledPrompt, read_prompts
-from router_svc.judging import accuracy, confusion, expected_calibration_error, macro_recall
-from router_svc.lexical import Lexical
-from router_svc.lexical_fit import Settings, fit, without_options
+from router_svc.fitting.corpus import LabelledPrompt, read_prompts
+from router_svc.fitting.judging import accuracy, confusion, expected_calibration_error, macro_recall
+from router_svc.fitting.lexical import Settings, fit, without_options
+from router_svc.strategies.lexical import Lexical
 
 FOLDS = 5
 LARGE = 0.3  # a source with more than this share of the corpus is dealt by its subjects

@@ -1,6 +1,6 @@
 """Workers that share replicas, in a time of its own: what each knows is as old as the last load report.
 
-The rule that chooses is the router's own, `router_svc.selection`'s; only engines and wires are models.
+The rule that chooses is the router's own, `router_svc.choosing.selection`'s; only engines and wires are models.
 """
 
 import heapq
@@ -12,9 +12,9 @@ from typing import Any
 
 from expertmesh.v1.expert_pb2 import Load
 from mesh_wire.deadlines import duration
-from router_svc.candidate import Candidate
-from router_svc.roster import Roster
-from router_svc.selection import Policy, Wish, select
+from router_svc.choosing.candidate import Candidate
+from router_svc.choosing.roster import Roster
+from router_svc.choosing.selection import Policy, Wish, select
 
 EXPERT = "general"
 POLICY = Policy(generalist=EXPERT, threshold=0.0)

@@ -21,9 +21,9 @@ from encoder_corpus import Line, read
 from encoder_weights import RECORD, blended
 from numpy.typing import NDArray
 
-from router_svc import judging
-from router_svc.calibration import softmax, temperature
-from router_svc.encoder_reading import head_and_tail
+from router_svc.fitting import judging
+from router_svc.strategies.calibration import softmax, temperature
+from router_svc.strategies.encoder_reading import head_and_tail
 
 SERVED = ("coding", "general", "health", "math")  # science and law count as general
 

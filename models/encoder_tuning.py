@@ -22,7 +22,7 @@ from sklearn.linear_model import LogisticRegression
 from tokenizers import Tokenizer
 from transformers import BertModel
 
-from router_svc.encoder_reading import head_and_tail
+from router_svc.strategies.encoder_reading import head_and_tail
 
 REPORT_STEPS = 20
 

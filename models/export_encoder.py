@@ -26,11 +26,11 @@ from encoder_graph import quantised, sentence_encoder
 from encoder_weights import RECORD, blended
 from numpy.typing import NDArray
 
-from router_svc import artefact as artefacts
-from router_svc.artefact import Artefact
-from router_svc.calibration import temperature
-from router_svc.encoder import MODEL as MODEL_FILE
-from router_svc.encoder import TOKENIZER, Encoder
+from router_svc.strategies import artefact as artefacts
+from router_svc.strategies.artefact import Artefact
+from router_svc.strategies.calibration import temperature
+from router_svc.strategies.encoder import MODEL as MODEL_FILE
+from router_svc.strategies.encoder import TOKENIZER, Encoder
 
 OUT = Path(__file__).parent / "router" / "encoder"
 MOST_TOKENS = 128  # read of a prompt, half from its head and half from its tail

@@ -31,8 +31,8 @@ from responses import ADAPTERS, BASE, Example, encode_short, load_tokenizer, wri
 from word_problems import solved
 
 from mesh_wire import mesh_file
-from router_svc.opening import open_strategy
-from router_svc.strategy import fold
+from router_svc.strategies.opening import open_strategy
+from router_svc.strategies.strategy import fold
 
 EXPERTS = ("general", "math", "coding", "health")
 RESULT = Path(__file__).resolve().parent / "specialisation.json"

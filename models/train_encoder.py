@@ -32,7 +32,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from transformers import BertModel
 
-from router_svc.encoder_reading import head_and_tail
+from router_svc.strategies.encoder_reading import head_and_tail
 
 NARROWED_BY = 2000  # prompts that show which inner units matter
 PUBLISHED_TOKENS = 128  # read of a prompt for the vector that training stays near to

@@ -10,7 +10,7 @@ import typer
 
 from mesh_wire import mesh_file, process, supervisor
 from mesh_wire.settings import Mesh
-from router_svc.reload_source import Source
+from router_svc.reloading.source import Source
 
 
 def command(
@@ -49,8 +49,8 @@ def _route(source: Source, mesh: Mesh, worker: int = 0, ready: Callable[[], None
     Args:
         mesh: what the source says, but for the port that workers share.
     """
-    from router_svc.artefact import ArtefactError  # here: a supervisor has no threads, such as NumPy's
     from router_svc.service import main
+    from router_svc.strategies.artefact import ArtefactError  # here: a supervisor has no threads, such as NumPy's
 
     try:
         return process.run(main(mesh, worker, ready, source=source))

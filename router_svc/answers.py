@@ -18,14 +18,14 @@ from mesh_wire.errors import Busy, MeshError, Unavailable
 from mesh_wire.inference import Asked
 from mesh_wire.outlets import Outlet
 from mesh_wire.telemetry import Telemetry, epoch_offset_ns
-from router_svc.classification import Classifier, Scored
-from router_svc.conversation import reading_of
-from router_svc.explaining import UNSCORED, chosen_of, explained, labels_of
-from router_svc.fleet import Fleet
-from router_svc.rules import Rulebook, Rules
-from router_svc.selection import Decision, Wish, select
-from router_svc.strategy import Strategy
-from router_svc.wishes import wish_of
+from router_svc.choosing.explaining import UNSCORED, chosen_of, explained, labels_of
+from router_svc.choosing.rules import Rulebook, Rules
+from router_svc.choosing.selection import Decision, Wish, select
+from router_svc.choosing.wishes import wish_of
+from router_svc.classifying.classification import Classifier, Scored
+from router_svc.classifying.conversation import reading_of
+from router_svc.replicas.fleet import Fleet
+from router_svc.strategies.strategy import Strategy
 
 ATTEMPTS = 2
 

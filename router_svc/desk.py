@@ -15,14 +15,14 @@ from mesh_wire.admission import Admission
 from mesh_wire.deadlines import Deadline, seconds
 from mesh_wire.errors import Busy, DeadlinePassed, Internal, MeshError, Unavailable, status_of
 from mesh_wire.telemetry import Telemetry, fail, parent_of
-from router_svc.classification import Classifier, Scored
-from router_svc.conversation import Reading, reading_of
-from router_svc.explaining import UNSCORED, chosen_of, explained, labels_of, lean
-from router_svc.fleet import Fleet
-from router_svc.places import Places
-from router_svc.rules import Rulebook, Rules
-from router_svc.selection import Decision, select
-from router_svc.wishes import wish_of
+from router_svc.choosing.explaining import UNSCORED, chosen_of, explained, labels_of, lean
+from router_svc.choosing.rules import Rulebook, Rules
+from router_svc.choosing.selection import Decision, select
+from router_svc.choosing.wishes import wish_of
+from router_svc.classifying.classification import Classifier, Scored
+from router_svc.classifying.conversation import Reading, reading_of
+from router_svc.replicas.fleet import Fleet
+from router_svc.replicas.places import Places
 
 log = logging.getLogger(__name__)
 

@@ -12,16 +12,16 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from router_svc.artefact import load
-from router_svc.corpus import CorpusError, LabelledPrompt, read_prompts
-from router_svc.evaluate_compare import ALL, DEFAULT, KEYS, folder_of, plan
-from router_svc.evaluate_curve import Point, learning_curve
-from router_svc.evaluate_map import plane
-from router_svc.evaluate_show import show, show_compared, show_curve
-from router_svc.opening import open_strategy
-from router_svc.strategy import STRATEGIES, Strategy
-from router_svc.verdict import attempt
-from router_svc.verdict import report as report_of
+from router_svc.evaluation.compare import ALL, DEFAULT, KEYS, folder_of, plan
+from router_svc.evaluation.curve import Point, learning_curve
+from router_svc.evaluation.plane import plane
+from router_svc.evaluation.show import show, show_compared, show_curve
+from router_svc.evaluation.verdict import attempt
+from router_svc.evaluation.verdict import report as report_of
+from router_svc.fitting.corpus import CorpusError, LabelledPrompt, read_prompts
+from router_svc.strategies.artefact import load
+from router_svc.strategies.opening import open_strategy
+from router_svc.strategies.strategy import STRATEGIES, Strategy
 
 SHIPPED = Path("models/router")
 
@@ -79,7 +79,7 @@ def main(
             folders[first] = artefact
         drawing = _drawing(plots) if plots else None
         if curve_from:
-            _needed("router_svc.lexical_fit", "--learning-curve")
+            _needed("router_svc.fitting.lexical", "--learning-curve")
         opened: dict[str, Strategy] = {}
         for name in names:
             try:
@@ -165,7 +165,7 @@ def _examples(path: Path | None) -> dict[str, list[str]]:
 
 def _drawing(folder: Path) -> ModuleType:
     """Return what draws, having made sure that it can write: judging takes minutes, so this comes first."""
-    drawing = _needed("router_svc.evaluate_figures", "--plots")
+    drawing = _needed("router_svc.evaluation.figures", "--plots")
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryFile(dir=folder):
         return drawing

@@ -11,11 +11,13 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
-from router_svc import artefact as artefacts
-from router_svc import cascade_fit, lexical_fit, recipe
-from router_svc.artefact import Artefact, ArtefactError, Json
-from router_svc.corpus import CorpusError, LabelledPrompt, read_prompts
-from router_svc.vectoriser import Vectoriser
+from router_svc.fitting import cascade as cascade_fit
+from router_svc.fitting import lexical as lexical_fit
+from router_svc.fitting import recipe
+from router_svc.fitting.corpus import CorpusError, LabelledPrompt, read_prompts
+from router_svc.strategies import artefact as artefacts
+from router_svc.strategies.artefact import Artefact, ArtefactError, Json
+from router_svc.strategies.vectoriser import Vectoriser
 
 FITTABLE = ("clusters", "lexical", "cascade")
 NEAREST, SHOWN = 3, 100  # prompts shown of each cluster, and characters of each

@@ -19,9 +19,9 @@ from google.protobuf.json_format import ParseDict, ParseError
 from expertmesh.v1.router_pb2 import RouteGrounds, RouteResponse
 from mesh_wire.errors import MeshError
 from mesh_wire.words import reason_word
-from router_svc.explaining import words_of
-from router_svc.grounds import read_grounds
-from router_svc.selection import select
+from router_svc.choosing.explaining import words_of
+from router_svc.choosing.grounds import read_grounds
+from router_svc.choosing.selection import select
 
 
 class Unreadable(ValueError):

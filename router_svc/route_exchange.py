@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from expertmesh.v1.router_pb2 import RouteAsk, RouteReport, RouteSessionRequest, RouteSessionResponse
 from mesh_wire.errors import BadInput, error_of, status_of
 from router_svc.desk import Desk
-from router_svc.places import Places
+from router_svc.replicas.places import Places
 
 TURN = 64  # asks that are decided before others get their turn of the event loop
 

@@ -34,20 +34,20 @@ from mesh_wire.telemetry import Telemetry, exporting, parent_of
 from mesh_wire.ticket_keys import keys_of
 from mesh_wire.tickets import TicketOffice
 from router_svc.answers import RouterAnswers
-from router_svc.classification import Classifier, Scored
+from router_svc.choosing.rules import Rulebook
+from router_svc.classifying.classification import Classifier, Scored
+from router_svc.classifying.drift import Profile
+from router_svc.classifying.drift_sketch import Drifting
+from router_svc.classifying.faring import Faring
 from router_svc.desk import Desk
-from router_svc.drift import Profile
-from router_svc.drift_sketch import Drifting
-from router_svc.faring import Faring
-from router_svc.fleet import Fleet, open_fleet
-from router_svc.opening import open_strategy
-from router_svc.reload import Reloader
-from router_svc.reload_files import stamps
-from router_svc.reload_loading import corpus_of, latest
-from router_svc.reload_plan import experts_of, policy_of
-from router_svc.reload_source import Source, Stamps
+from router_svc.reloading.files import stamps
+from router_svc.reloading.loading import corpus_of, latest
+from router_svc.reloading.plan import experts_of, policy_of
+from router_svc.reloading.reload import Reloader
+from router_svc.reloading.source import Source, Stamps
+from router_svc.replicas.fleet import Fleet, open_fleet
 from router_svc.route_exchange import RouteExchange
-from router_svc.rules import Rulebook
+from router_svc.strategies.opening import open_strategy
 from router_svc.tending import kept_up, tell_health
 
 log = logging.getLogger(__name__)

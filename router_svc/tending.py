@@ -6,8 +6,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from mesh_wire.serving import NOT_SERVING, SERVING, Serving
-from router_svc.faring import Faring
-from router_svc.reload import Reloader
+from router_svc.classifying.faring import Faring
+from router_svc.reloading.reload import Reloader
 
 # Names under which `grpc.health.v1` answers, beside the services. The router itself serves in either case.
 CLASSIFIER = "expertmesh.v1.RouterService.classifier"  # NOT_SERVING: most prompts are decided by a stand-in

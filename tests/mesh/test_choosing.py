@@ -29,8 +29,8 @@ from expertmesh_client import AsyncClient, Client
 from expertmesh_client.cli import app
 from mesh_wire.deadlines import duration
 from mesh_wire.errors import NotFound, Unavailable
-from router_svc import fleet as fleets
 from router_svc.replay import again, read
+from router_svc.replicas import fleet as fleets
 from support.asking import greedy
 from support.calls import failure, whole
 from support.engines import ByHand

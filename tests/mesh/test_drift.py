@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from expertmesh.v1.router_pb2 import RouteRequest
-from router_svc.artefact import save
-from router_svc.drift import LEAST, LEFT
+from router_svc.classifying.drift import LEAST, LEFT
+from router_svc.strategies.artefact import save
 from support.asking import greedy
 from support.corpora import corpus, small_lexical
 from support.mesh import running_mesh

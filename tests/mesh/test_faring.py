@@ -4,7 +4,7 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from router_svc import tending
-from router_svc.faring import LATEST
+from router_svc.classifying.faring import LATEST
 from support.asking import greedy
 from support.calls import whole
 from support.mesh import running_mesh

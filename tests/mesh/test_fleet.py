@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from mesh_wire.serving import serving
-from router_svc import fleet as fleets
+from router_svc.replicas import fleet as fleets
 from support.asking import greedy
 from support.calls import failure, whole
 from support.engines import ByHand

@@ -21,8 +21,9 @@ from expertmesh_client import AsyncClient
 from mesh_wire.errors import MeshError
 from mesh_wire.settings import Simulation
 from mesh_wire.telemetry import Telemetry
-from router_svc import reload, tending
-from router_svc.artefact import MANIFEST, TENSORS, Artefact, load, save
+from router_svc import tending
+from router_svc.reloading import reload
+from router_svc.strategies.artefact import MANIFEST, TENSORS, Artefact, load, save
 from support.asking import greedy
 from support.calls import whole
 from support.corpora import small_artefact, small_lexical

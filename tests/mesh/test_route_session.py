@@ -14,7 +14,7 @@ from expertmesh.v1.router_pb2_grpc import RouterServiceStub
 from mesh_wire.deadlines import duration
 from mesh_wire.errors import Busy, MeshError, error_of
 from mesh_wire.serving import open_channel
-from router_svc.strategy import Strategy
+from router_svc.strategies.strategy import Strategy
 from support.asking import greedy
 from support.calls import whole
 from support.engines import ByHand

@@ -13,7 +13,7 @@ from expertmesh.v1.generation_pb2 import Chat, ChatMessage, GenerateRequest, Par
 from expertmesh.v1.router_pb2 import RouteRequest
 from mesh_wire.errors import BadInput, Busy, MeshError, NotFound, Unavailable
 from mesh_wire.inference import Asked
-from router_svc.artefact import save
+from router_svc.strategies.artefact import save
 from support.asking import greedy
 from support.calls import Talk, failure, whole
 from support.corpora import small_artefact

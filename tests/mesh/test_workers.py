@@ -127,25 +127,42 @@ async def test_a_worker_that_is_told_to_stop_leaves_its_callers_to_the_other(tmp
         await router.serve(3)
 
 
-async def asked_on_and_on(clients: list[AsyncClient], until: asyncio.Event) -> list[str]:
-    """Ask until told to stop, three at a time by each client; returns what went wrong."""
-    wrong: list[str] = []
-    asked = count()
+class Asking:
+    """Callers that ask on and on, three at a time by each client, and what went wrong."""
 
-    async def ask(client: AsyncClient) -> None:
-        while not until.is_set():
-            prompt = f"prompt {next(asked)}"
+    def __init__(self, clients: list[AsyncClient]) -> None:
+        self._clients = clients
+        self._over = asyncio.Event()
+        self._asked = count()
+        self._answered = 0
+        self._wrong: list[str] = []
+        self._task = asyncio.create_task(self._ask_all())
+
+    async def goes_on(self) -> None:
+        """Wait until there have been several answers more for each caller."""
+        goal = self._answered + 9 * len(self._clients)
+        await eventually(lambda: self._answered > goal or self._task.done())
+
+    async def ends(self) -> list[str]:
+        """Let what runs end; returns what went wrong, from the first request on."""
+        self._over.set()
+        await self._task
+        return self._wrong
+
+    async def _ask_all(self) -> None:
+        await asyncio.gather(*(self._ask(client) for client in self._clients for _ in range(3)))
+
+    async def _ask(self, client: AsyncClient) -> None:
+        while not self._over.is_set():
+            prompt = f"prompt {next(self._asked)}"
             try:
                 said = await client.generate(prompt, sampling={"temperature": 0, "max_new_tokens": 20}).read()
             except MeshError as error:
-                wrong.append(str(error))
+                self._wrong.append(str(error))
                 continue
+            self._answered += 1
             if said != expected_answer("general", greedy(prompt, max_new_tokens=20))[0]:
-                wrong.append(f"{prompt}: {said}")
-
-    await asyncio.gather(*(ask(client) for client in clients for _ in range(3)))
-    assert next(asked) > 3 * 3 * len(clients), "each has asked several times"
-    return wrong
+                self._wrong.append(f"{prompt}: {said}")
 
 
 @pytest.mark.parametrize("over", ["session", "generate", "direct"])
@@ -156,16 +173,16 @@ async def test_callers_notice_nothing_while_all_workers_are_started_again(tmp_pa
         router = await life.enter_async_context(running_workers(tmp_path, *(expert.target for expert in experts)))
         way: dict[str, Any] = {"direct": True} if over == "direct" else {"over": over}
         clients = [await life.enter_async_context(AsyncClient(router.target, **way)) for _ in range(8)]
-        stop = asyncio.Event()
-        asking = asyncio.create_task(asked_on_and_on(clients, stop))
+        asking = Asking(clients)
+        await asking.goes_on()
         before = set(router.workers().values())
 
         router.process.send_signal(signal.SIGUSR1)
         await router.serve(4)
         await eventually(lambda: all(gone(pid) for pid in before))
-        stop.set()
+        await asking.goes_on()
 
-        assert not await asking
+        assert not await asking.ends()
         assert set(router.workers()) == {1, 2}
         assert not before & set(router.workers().values())
         assert router.count("exited with 0, as it was told") == 2
@@ -176,14 +193,14 @@ async def test_callers_notice_nothing_while_one_worker_is_told_to_stop(tmp_path:
         expert = await life.enter_async_context(running_expert(simulation=Simulation(step_base_s=0.005)))
         router = await life.enter_async_context(running_workers(tmp_path, expert.target))
         clients = [await life.enter_async_context(AsyncClient(router.target)) for _ in range(8)]
-        stop = asyncio.Event()
-        asking = asyncio.create_task(asked_on_and_on(clients, stop))
+        asking = Asking(clients)
+        await asking.goes_on()
 
         os.kill(router.workers()[2], signal.SIGTERM)
         await router.serve(3)
-        stop.set()
+        await asking.goes_on()
 
-        assert not await asking
+        assert not await asking.ends()
 
 
 async def test_each_worker_lets_in_its_share(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from expertmesh.v1.expert_pb2 import Load
 from mesh_wire.deadlines import duration
-from router_svc.candidate import Candidate
+from router_svc.choosing.candidate import Candidate
 
 PLACES = [f"10.0.0.{n}:1" for n in range(6)]
 NAMES = ["general", "math", "coding", "law"]

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-from router_svc import lexical_fit
-from router_svc.artefact import Artefact
-from router_svc.corpus import LabelledPrompt
-from router_svc.recipe import Settings, fit
+from router_svc.fitting import lexical as lexical_fit
+from router_svc.fitting.corpus import LabelledPrompt
+from router_svc.fitting.recipe import Settings, fit
+from router_svc.strategies.artefact import Artefact
 
 TOPICS = {
     "coding": "python function list return loop compile string bug index code",

@@ -21,7 +21,7 @@ from mesh_wire.settings import ExpertSection, Mesh, RouterSection, Simulation, T
 from mesh_wire.telemetry import Telemetry
 from mesh_wire.tls import ClientTls
 from router_svc.service import router_server
-from router_svc.strategy import Strategy
+from router_svc.strategies.strategy import Strategy
 
 ANYWHERE = "127.0.0.1:0"
 
@@ -139,7 +139,7 @@ async def running_router(
     mesh = Mesh(router=RouterSection(**fields), experts=experts, tickets=tickets or TicketSection())
     async with AsyncExitStack() as life:
         given = not isinstance(strategy, str)
-        life.enter_context(patch("router_svc.wishes.drawn", lambda: None))  # the same replica every time
+        life.enter_context(patch("router_svc.choosing.wishes.drawn", lambda: None))  # the same replica every time
         with patch("router_svc.service.open_strategy", lambda *_, **__: strategy) if given else nullcontext():
             server = await life.enter_async_context(router_server(mesh, telemetry or Telemetry.off()))
         channel = await life.enter_async_context(open_channel(f"127.0.0.1:{server.port}"))

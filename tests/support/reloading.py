@@ -13,7 +13,7 @@ from expertmesh.v1.router_pb2 import RouteRequest
 from expertmesh.v1.router_pb2_grpc import RouterServiceStub
 from mesh_wire.serving import open_channel
 from mesh_wire.telemetry import Telemetry
-from router_svc.reload_source import Source
+from router_svc.reloading.source import Source
 from router_svc.service import router_server
 from support.asking import greedy
 from support.mesh import ANYWHERE, RunningRouter

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from router_svc.stages import Draft
+from router_svc.strategies.stages import Draft
 
 
 class TwoStaged:

@@ -9,7 +9,7 @@ import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-from router_svc.artefact import Artefact
+from router_svc.strategies.artefact import Artefact
 from support.corpora import FILLER, TOPICS
 
 EXPERTS = tuple(sorted(TOPICS))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from expertmesh.v1.generation_pb2 import Chat, ChatMessage, GenerateRequest, Part, Role
-from router_svc.affinity import Homes, conversation_of
+from router_svc.choosing.affinity import Homes, conversation_of
 
 SYSTEM, USER, ASSISTANT = Role.ROLE_SYSTEM, Role.ROLE_USER, Role.ROLE_ASSISTANT
 FIRST = [(SYSTEM, "Be brief."), (USER, "What is a river?")]
@@ -53,7 +53,7 @@ def test_a_named_conversation_is_known_by_its_name_alone() -> None:
 
 def test_two_processes_agree_without_a_word() -> None:
     said = (
-        "from router_svc.affinity import *; from expertmesh.v1.generation_pb2 import GenerateRequest as G; "
+        "from router_svc.choosing.affinity import *; from expertmesh.v1.generation_pb2 import GenerateRequest as G; "
         "print(conversation_of(G(prompt='x', conversation='one')), Homes(['b:1', 'a:1', 'c:1']).of(12345))"
     )
     told = subprocess.run(  # noqa: S603  # our own words

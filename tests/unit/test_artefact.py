@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save as tensors_to_bytes
 
-from router_svc import artefact as artefacts
-from router_svc.artefact import MANIFEST, TENSORS, WORDS, ArtefactError, load, save
+from router_svc.strategies import artefact as artefacts
+from router_svc.strategies.artefact import MANIFEST, TENSORS, WORDS, ArtefactError, load, save
 from support.corpora import small_artefact
 
 

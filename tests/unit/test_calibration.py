@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from router_svc.calibration import log_loss, softmax, temperature
-from router_svc.judging import expected_calibration_error
+from router_svc.fitting.judging import expected_calibration_error
+from router_svc.strategies.calibration import log_loss, softmax, temperature
 
 
 def drawn(true_temperature: float, prompts: int = 4000) -> tuple[np.ndarray, np.ndarray]:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from expertmesh.v1.expert_pb2 import Load
 from mesh_wire.deadlines import duration
-from router_svc.candidate import UNMEASURED_STEP_S, Candidate, expected_wait_s, is_stale
+from router_svc.choosing.candidate import UNMEASURED_STEP_S, Candidate, expected_wait_s, is_stale
 from support.candidates import any_candidate, replica
 
 STEP = duration(0.01)

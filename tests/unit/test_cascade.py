@@ -12,14 +12,15 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from router_svc import artefact as artefacts
-from router_svc import cascade_fit, opening
-from router_svc.artefact import Artefact, ArtefactError
-from router_svc.cascade import Cascade, margins, mixed
-from router_svc.corpus import LabelledPrompt
-from router_svc.lexical import Lexical
-from router_svc.opening import open_strategy
-from router_svc.recipe import FitError
+from router_svc.fitting import cascade as cascade_fit
+from router_svc.fitting.corpus import LabelledPrompt
+from router_svc.fitting.recipe import FitError
+from router_svc.strategies import artefact as artefacts
+from router_svc.strategies import opening
+from router_svc.strategies.artefact import Artefact, ArtefactError
+from router_svc.strategies.cascade import Cascade, margins, mixed
+from router_svc.strategies.lexical import Lexical
+from router_svc.strategies.opening import open_strategy
 from support.corpora import AWKWARD, TOPICS, corpus, small_lexical
 
 LEXICAL = Lexical(small_lexical())

@@ -16,8 +16,8 @@ from opentelemetry.trace import NoOpTracer
 
 from expertmesh.v1.generation_pb2 import Chat, ChatMessage, GenerateRequest, Part, Role, TokenIds
 from mesh_wire.telemetry import Telemetry
-from router_svc.classification import Classifier
-from router_svc.conversation import Reading, joined, reading_of, text_of
+from router_svc.classifying.classification import Classifier
+from router_svc.classifying.conversation import Reading, joined, reading_of, text_of
 from support.stages import TwoStaged
 from support.strategies import ByWord
 from support.waiting import eventually
@@ -78,7 +78,7 @@ async def test_a_fault_of_a_strategy_leaves_its_batch_with_even_scores_and_passe
 
 
 async def test_a_fault_is_logged_once_until_it_passes(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO", "router_svc.classification")
+    caplog.set_level("INFO", "router_svc.classifying.classification")
     classifier = Classifier(Counting())
     for text in ("explode", "explode", "x", "x"):
         await classifier.scored(text)

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from router_svc import artefact as artefacts
-from router_svc.artefact import Artefact, ArtefactError
-from router_svc.clusters import NO_CLUSTER, Clusters
-from router_svc.opening import open_strategy
-from router_svc.strategy import fold
+from router_svc.strategies import artefact as artefacts
+from router_svc.strategies.artefact import Artefact, ArtefactError
+from router_svc.strategies.clusters import NO_CLUSTER, Clusters
+from router_svc.strategies.opening import open_strategy
+from router_svc.strategies.strategy import fold
 from support.corpora import AWKWARD, TOPICS, corpus, small_artefact
 
 CLUSTERS = Clusters(small_artefact())

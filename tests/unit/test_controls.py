@@ -5,8 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from router_svc.controls import Pinned, Random, RoundRobin
-from router_svc.strategy import Strategy
+from router_svc.strategies.controls import Pinned, Random, RoundRobin
+from router_svc.strategies.strategy import Strategy
 
 EXPERTS = ("general", "math", "coding")
 CONTROLS: list[Callable[[], Strategy]] = [

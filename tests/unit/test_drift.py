@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router_svc.classification import FAILED, Scored
-from router_svc.drift import BINS, LEAST, LEFT, Profile, compared, fitted, profile_of, stability
-from router_svc.drift_sketch import WINDOW, Drifting, Sketch
-from router_svc.lexical import Lexical
+from router_svc.classifying.classification import FAILED, Scored
+from router_svc.classifying.drift import BINS, LEAST, LEFT, Profile, compared, fitted, profile_of, stability
+from router_svc.classifying.drift_sketch import WINDOW, Drifting, Sketch
+from router_svc.strategies.lexical import Lexical
 from support.corpora import corpus, small_artefact, small_lexical
 
 CORPUS = Profile({"health": 0.12, "math": 0.5, "law": 0.38}, [0.02, 0.06, *[0.115] * 8], 5000)

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router_svc import artefact as artefacts
-from router_svc.artefact import Artefact, ArtefactError
-from router_svc.encoder import Encoder
-from router_svc.encoder_reading import Reader, head_and_tail
+from router_svc.strategies import artefact as artefacts
+from router_svc.strategies.artefact import Artefact, ArtefactError
+from router_svc.strategies.encoder import Encoder
+from router_svc.strategies.encoder_reading import Reader, head_and_tail
 from support.corpora import AWKWARD, TOPICS, corpus
 from support.tiny_encoder import EXPERTS, MOST_TOKENS, VOCABULARY, model, table, tiny_encoder, with_file, with_settings
 
@@ -103,7 +103,9 @@ def test_a_prompt_whose_vector_is_no_number_is_scored_evenly() -> None:
 
 def test_importing_the_strategy_loads_neither_onnxruntime_nor_tokenizers() -> None:
     """Every start of a router would pay for it, whatever its strategy."""
-    code = "import sys, router_svc.encoder; sys.exit(bool({'onnxruntime', 'tokenizers'} & sys.modules.keys()))"
+    code = (
+        "import sys, router_svc.strategies.encoder; sys.exit(bool({'onnxruntime', 'tokenizers'} & sys.modules.keys()))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0  # noqa: S603 - our own interpreter
 
 

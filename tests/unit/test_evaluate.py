@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from router_svc.artefact import save
-from router_svc.corpus import LabelledPrompt
 from router_svc.evaluate import app
+from router_svc.fitting.corpus import LabelledPrompt
+from router_svc.strategies.artefact import save
 from support.corpora import TOPICS, corpus, small_artefact, write_corpus
 
 

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
-from router_svc.artefact import save
 from router_svc.evaluate import app
-from router_svc.evaluate_compare import KEYS, plan
-from router_svc.evaluate_curve import learning_curve
-from router_svc.evaluate_map import flatten
-from router_svc.strategy import STRATEGIES
+from router_svc.evaluation.compare import KEYS, plan
+from router_svc.evaluation.curve import learning_curve
+from router_svc.evaluation.plane import flatten
+from router_svc.strategies.artefact import save
+from router_svc.strategies.strategy import STRATEGIES
 from support.corpora import corpus, small_artefact, write_corpus
 
 

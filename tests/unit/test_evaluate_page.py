@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from router_svc.artefact import save
 from router_svc.evaluate import app
-from router_svc.evaluate_page import Section, page
+from router_svc.evaluation.page import Section, page
+from router_svc.strategies.artefact import save
 from support.corpora import corpus, small_artefact, small_lexical, write_corpus
 from support.tiny_encoder import tiny_encoder
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from router_svc.classification import FAILED, OVER_BUDGET, Scored
-from router_svc.faring import LATEST, LEAST, RECENT_S, Faring
+from router_svc.classifying.classification import FAILED, OVER_BUDGET, Scored
+from router_svc.classifying.faring import LATEST, LEAST, RECENT_S, Faring
 
 
 def scored(strategy: str = "cascade", fallback: str = "") -> Scored:

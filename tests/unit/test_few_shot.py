@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from router_svc.few_shot import FewShot
+from router_svc.strategies.few_shot import FewShot
 from support.corpora import AWKWARD, TOPICS
 
 WORDS = sorted(set(" ".join(TOPICS.values()).split()))

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from router_svc.artefact import ArtefactError, load
-from router_svc.balanced import assign_evenly, balanced_centres
-from router_svc.clusters import Clusters
-from router_svc.corpus import LabelledPrompt
 from router_svc.fit import app, nearest_prompts
-from router_svc.lexical import Lexical
-from router_svc.recipe import Settings, fit, words_of
+from router_svc.fitting.balanced import assign_evenly, balanced_centres
+from router_svc.fitting.corpus import LabelledPrompt
+from router_svc.fitting.recipe import Settings, fit, words_of
+from router_svc.strategies.artefact import ArtefactError, load
+from router_svc.strategies.clusters import Clusters
+from router_svc.strategies.lexical import Lexical
 from support.corpora import TOPICS, corpus, small_artefact, write_corpus
 
 FAST = ["--clusters", "6", "--components", "10", "--starts", "2"]

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router_svc import judging
+from router_svc.fitting import judging
 
 
 def test_confusion_counts_labels_in_rows_and_predictions_in_columns() -> None:

@@ -9,15 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from router_svc import artefact as artefacts
-from router_svc import lexical_fit
-from router_svc.artefact import Artefact, ArtefactError
-from router_svc.corpus import LabelledPrompt
-from router_svc.lexical import Lexical
-from router_svc.lexical_features import Index, features_of, runs_of
-from router_svc.lexical_fit import Settings, fit, without_options
-from router_svc.opening import open_strategy
-from router_svc.recipe import FitError
+from router_svc.fitting import lexical as lexical_fit
+from router_svc.fitting.corpus import LabelledPrompt
+from router_svc.fitting.lexical import Settings, fit, without_options
+from router_svc.fitting.recipe import FitError
+from router_svc.strategies import artefact as artefacts
+from router_svc.strategies.artefact import Artefact, ArtefactError
+from router_svc.strategies.lexical import Lexical
+from router_svc.strategies.lexical_features import Index, features_of, runs_of
+from router_svc.strategies.opening import open_strategy
 from support.corpora import AWKWARD, TOPICS, corpus, small_lexical
 
 LEXICAL = Lexical(small_lexical())

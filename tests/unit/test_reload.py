@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from mesh_wire.settings import Mesh, RouterSection
-from router_svc.artefact import MANIFEST, ArtefactError, save
-from router_svc.classification import Classifier
-from router_svc.clusters import Clusters
-from router_svc.reload_files import Watch, stamps
-from router_svc.reload_loading import TRIAL, latest, trial
-from router_svc.reload_plan import LIVE, experts_of, left_for_restart, merged, refusals
-from router_svc.reload_source import Source
+from router_svc.classifying.classification import Classifier
+from router_svc.reloading.files import Watch, stamps
+from router_svc.reloading.loading import TRIAL, latest, trial
+from router_svc.reloading.plan import LIVE, experts_of, left_for_restart, merged, refusals
+from router_svc.reloading.source import Source
+from router_svc.strategies.artefact import MANIFEST, ArtefactError, save
+from router_svc.strategies.clusters import Clusters
 from support.corpora import small_artefact
 from support.reloading import write_mesh
 

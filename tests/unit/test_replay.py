@@ -12,13 +12,13 @@ from typer.testing import CliRunner
 
 from expertmesh.v1.router_pb2 import RouteResponse
 from mesh_wire.errors import MeshError
-from router_svc.candidate import Candidate
-from router_svc.classification import Scored
-from router_svc.explaining import chosen_of, explained
+from router_svc.choosing.candidate import Candidate
+from router_svc.choosing.explaining import chosen_of, explained
+from router_svc.choosing.roster import Roster
+from router_svc.choosing.rules import Rules
+from router_svc.choosing.selection import ANY, FULL, LOWER, Policy, Wish, select
+from router_svc.classifying.classification import Scored
 from router_svc.replay import again, command, read
-from router_svc.roster import Roster
-from router_svc.rules import Rules
-from router_svc.selection import ANY, FULL, LOWER, Policy, Wish, select
 from support.candidates import PLACES, any_fleet, names, replica, twin, waiting
 
 POLICY = Policy(generalist="general", threshold=0.4, spill_ms_per_point=10, sibling_ms=100, stale_after_s=2)

@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router_svc.candidate import Candidate, expected_wait_s
-from router_svc.roster import Roster, Shelf
+from router_svc.choosing.candidate import Candidate, expected_wait_s
+from router_svc.choosing.roster import Roster, Shelf
 from support.candidates import PLACES, any_candidate, replica, twin
 
 

@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 from expertmesh.v1.expert_pb2 import Load
 from expertmesh.v1.generation_pb2 import RouteReason
 from mesh_wire.errors import MeshError, NotFound, Unavailable
-from router_svc import strategy
-from router_svc.candidate import Candidate, expected_wait_s
-from router_svc.explaining import words_of
-from router_svc.roster import Roster
-from router_svc.selection import (
+from router_svc.choosing.candidate import Candidate, expected_wait_s
+from router_svc.choosing.explaining import words_of
+from router_svc.choosing.roster import Roster
+from router_svc.choosing.selection import (
     ANY,
     CONFIDENT,
     FULL,
@@ -38,6 +37,7 @@ from router_svc.selection import (
     price_of_s,
     select,
 )
+from router_svc.strategies import strategy
 from support.candidates import NAMES, PLACES, any_fleet, names, replica, twin, waiting
 
 POLICY = Policy(generalist="general", threshold=0.4)

@@ -12,8 +12,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import Normalizer
 
-from router_svc.recipe import words_of
-from router_svc.vectoriser import WORDS_AT_ONCE, Vectoriser
+from router_svc.fitting.recipe import words_of
+from router_svc.strategies.vectoriser import WORDS_AT_ONCE, Vectoriser
 
 TOPICS = {
     "math": "sum integral prove theorem equation triangle number solve derivative matrix",

@@ -17,7 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from expertmesh.v1.inference_pb2_grpc import InferenceServiceStub
 from mesh_wire.serving import NOT_SERVING, SERVING, open_channel
-from router_svc.artefact import save
+from router_svc.strategies.artefact import save
 from support.asking import greedy
 from support.calls import failure
 from support.corpora import small_artefact

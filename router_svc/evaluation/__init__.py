@@ -1,0 +1,1 @@
+"""A strategy tried on labelled prompts: the verdict, in figures, tables and pictures."""

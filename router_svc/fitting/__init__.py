@@ -1,0 +1,1 @@
+"""Labelled or unlabelled prompts → artefacts. Nothing here is loaded while a router serves."""

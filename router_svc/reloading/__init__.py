@@ -1,0 +1,1 @@
+"""Another mesh file or artefact without a restart: noticed, tried, swapped in."""
