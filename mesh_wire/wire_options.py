@@ -13,6 +13,9 @@ SHARED_CONNECTION_AGE_MS = 5 * 60 * 1000
 # A session gets no more requests after so many seconds: gRPC moves calls to a new connection, never a stream. Opening
 # one costs no more than a request does.
 SESSION_AGE_S = 60.0
+# Calls that have arrived and that Python has not seen yet. From a thousand on, gRPC drops them unanswered, as CANCELLED,
+# so a burst met no admission and was told no reason; the bound is for memory alone, of which each takes about 20 kB.
+PENDING_CALLS = 16_384
 # gRPC stops pinging after two pings with no data between, so a peer that vanishes while nothing is said, such as a
 # replica whose load does not change, would be missed for as long as TCP takes; 0 is no such limit.
 _PINGS_WITHOUT_DATA = ("grpc.http2.max_pings_without_data", 0)
@@ -37,6 +40,8 @@ def server_options(
         # gRPC ends a call over its own limit with no details; up to four times the limit we answer with a reason.
         ("grpc.max_receive_message_length", 4 * max_message_bytes),
         ("grpc.max_send_message_length", -1),
+        ("grpc.server.max_pending_requests", PENDING_CALLS),
+        ("grpc.server.max_pending_requests_hard_limit", PENDING_CALLS),
         # Two servers on one port share its calls without a word; unless that is meant, a port in use is an error.
         ("grpc.so_reuseport", int(shares_port)),
         *(sharing if shares_port else []),

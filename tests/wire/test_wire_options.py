@@ -1,12 +1,16 @@
 """What gRPC is told of connections: how they are kept, and how they end without harm."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from typing import cast
 from unittest.mock import patch
 
 import grpc
 
+from expertmesh.v1.generation_pb2 import GenerateResponse
+from expertmesh.v1.inference_pb2_grpc import InferenceServiceStub
 from mesh_wire import wire_options
 from mesh_wire.wire_options import channel_options, server_options
 from support.asking import greedy
@@ -96,3 +100,24 @@ async def test_routers_of_several_workers_share_a_port() -> None:
         running_router(expert.target, workers=2, listen=one.target) as other,
     ):
         assert other.port == one.port
+
+
+def ended(call: Iterable[GenerateResponse]) -> grpc.StatusCode:
+    """Read a call of a blocking stub to its end; returns its status."""
+    try:
+        return grpc.StatusCode.OK if list(call) else grpc.StatusCode.UNKNOWN
+    except grpc.RpcError as error:
+        return cast("grpc.Call", error).code()
+
+
+async def test_a_burst_that_comes_while_the_server_is_busy_is_answered_or_refused_with_a_reason() -> None:
+    """gRPC itself would drop what exceeds a thousand waiting calls, as CANCELLED and without a word."""
+    calls = 2_500
+    async with running_expert() as expert:
+        with grpc.insecure_channel(expert.target) as channel:
+            ask = InferenceServiceStub(channel).Generate
+            asked = [ask(greedy(max_new_tokens=1)) for _ in range(calls)]  # the server's event loop stands still
+            codes = await asyncio.to_thread(lambda: Counter(ended(call) for call in asked))
+
+    assert codes.keys() <= {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
+    assert codes.total() == calls
