@@ -53,8 +53,11 @@ class Child:
         return time.monotonic() - self.began
 
     async def start(self, env: Mapping[str, str]) -> None:
-        """Start it as the head of a process group of its own, so that all that it starts can be ended with it."""
-        with self.log.open("wb") as log:
+        """Start it as the head of a process group of its own, so that all that it starts can be ended with it.
+
+        Started again, it goes on in its log.
+        """
+        with self.log.open("wb" if self._process is None else "ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *self.command,
                 env=env,
@@ -64,6 +67,7 @@ class Child:
                 start_new_session=True,
             )
         self.began = time.monotonic()
+        self.state = State.STARTING
 
     async def ended(self) -> int:
         """Wait for its end; returns the exit code."""

@@ -4,7 +4,7 @@ import asyncio
 import os
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Collection, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ import yaml
 from expertmesh_client.child import Child, State
 from expertmesh_client.progress import Progress, Silent
 from expertmesh_client.readiness import experts_found, serving_at
+from expertmesh_client.restarts import Pauses, kept_running
 from expertmesh_client.traces.local import Keeping, LocalTraces, local_traces
 from mesh_wire import mesh_file
 from mesh_wire.settings import ExpertSection, RouterSection
@@ -41,6 +42,7 @@ class RunningMesh:
     experts: Sequence[Child]
     logs: Path
     traces: LocalTraces | None
+    env: Mapping[str, str]
 
     @property
     def target(self) -> str:
@@ -58,6 +60,20 @@ class RunningMesh:
             ChildFailed: one has.
         """
         await _first_failure(_never_ends(child) for child in self.children)
+
+    async def kept_running(self, say: Callable[[str], None], pauses: Pauses = Pauses()) -> None:  # noqa: B008 - frozen
+        """Start each process again that ends, after a pause that grows; runs until it is cancelled.
+
+        Args:
+            say: gets a line for each end, for each return, and for a crash loop.
+        """
+
+        async def start(child: Child) -> None:
+            await child.start(self.env)
+
+        async with asyncio.TaskGroup() as keepers:
+            for child in self.children:
+                keepers.create_task(kept_running(child, start, _serves, say, pauses))
 
 
 @asynccontextmanager
@@ -96,10 +112,10 @@ async def running_mesh(
         kept = life.enter_context(local_traces(keeping=keeping)) if traces else None
         router = _router(config, mesh.router, folder, tls)
         experts = [_expert(config, expert, mesh.router, folder, simulated) for expert in mesh.experts]
-        running = RunningMesh(router, experts, folder, kept)
+        running = RunningMesh(router, experts, folder, kept, _environment(env, kept))
         life.push_async_callback(_stop, running.children)
         for child in running.children:
-            await child.start(_environment(env, kept))
+            await child.start(running.env)
         await _all_serving(running, awaited, progress or Silent(), start_within_s)
         yield running
 
@@ -130,6 +146,11 @@ async def _all_serving(mesh: RunningMesh, awaited: Collection[str], progress: Pr
 
 async def _becomes_serving(child: Child) -> None:
     await _first_failure([serving_at(child.address, child.tls), _never_ends(child)], all_of_them=False)
+    child.state = State.SERVING
+
+
+async def _serves(child: Child) -> None:
+    await serving_at(child.address, child.tls)
     child.state = State.SERVING
 
 

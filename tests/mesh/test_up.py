@@ -164,9 +164,35 @@ async def test_a_process_that_does_not_start_says_why_in_one_line(tmp_path):
     assert "router.log" in last
 
 
-async def test_a_process_that_dies_takes_the_mesh_down_by_name(tmp_path):
-    config, _ = mesh_yaml(tmp_path)
+async def test_a_process_that_dies_is_started_again_and_answers(tmp_path):
+    config, address = mesh_yaml(tmp_path)
     async with up("--config", config, "--simulated", "--json") as process:
+        said = json.loads(await process.stdout.readline())
+        while b"router: SERVING" not in await process.stderr.readline():
+            pass
+        for child, name in ((said["experts"][1], b"expert-b"), (said["router"], b"router")):
+            os.kill(child["pid"], signal.SIGKILL)
+            assert (await process.stderr.readline()).startswith(name + b" ended: was ended by SIGKILL")
+            assert (await process.stderr.readline()).startswith(name + b" serves again")
+        async with AsyncClient(address) as client:
+            await eventually(lambda: has_all(client))
+            answer = await client.generate("2 + 2?", expert="coding", sampling={"max_new_tokens": 3}).read()
+        process.terminate()
+        await process.communicate()
+
+    assert answer
+    assert process.returncode == 0
+    assert not commands_naming(str(config))
+
+
+async def has_all(client):
+    """Whether the router has found all three experts."""
+    return sum(expert.available for expert in (await client.experts()).experts) == 3
+
+
+async def test_a_process_that_dies_takes_the_mesh_down_by_name_where_that_is_wished(tmp_path):
+    config, _ = mesh_yaml(tmp_path)
+    async with up("--config", config, "--simulated", "--json", "--no-restart") as process:
         said = json.loads(await process.stdout.readline())
         os.kill(said["experts"][1]["pid"], signal.SIGKILL)
         _, stderr = await process.communicate()

@@ -28,6 +28,9 @@ def up(
     traces_size: Annotated[int, typer.Option(min=1, metavar="MIB", help="At most so much there.")] = 256,
     traces_days: Annotated[float, typer.Option(min=0.001, metavar="DAYS", help="And at most for so long.")] = 7,
     no_traces: Annotated[bool, typer.Option("--no-traces", help="Keep no traces here.")] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart/--no-restart", help="Start a process again that ends by itself, or end with it.")
+    ] = True,
     logs: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for the processes' logs.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object when all are SERVING.")] = False,
     tls: options.Tls = False,
@@ -40,7 +43,8 @@ def up(
 
     Unless OTEL_EXPORTER_OTLP_ENDPOINT is set, the mesh's traces are kept here, in memory, for `expertmesh ask --trace`
     and `expertmesh trace`; with --traces, in files as well.
-    Ends with 0 after Ctrl-C or SIGTERM, and with 1 when a process of the mesh ends by itself.
+    A process that ends by itself is started again, after a pause that grows from 0.5 to 30 s; a crash loop is named.
+    Ends with 0 after Ctrl-C or SIGTERM, with 1 when a process does not start, and with --no-restart when one ends.
     """
     encrypted = options.tls_of(tls, ca, cert, key, server_name)
     import asyncio
@@ -51,7 +55,8 @@ def up(
     if traces is not None and elsewhere:
         raise typer.BadParameter("--traces has none to keep: --no-traces or OTEL_EXPORTER_OTLP_ENDPOINT is set")
     keeping = None if traces is None else _keeping(traces, traces_size, traces_days)
-    mesh = _up(config, encrypted, as_json, simulated=simulated, traces=not elsewhere, keeping=keeping, logs=logs)
+    wishes = {"simulated": simulated, "traces": not elsewhere, "keeping": keeping, "logs": logs}
+    mesh = _up(config, encrypted, as_json=as_json, restart=restart, **wishes)
     asyncio.run(until_told(mesh, on_stop=lambda: print("stopping", file=sys.stderr, flush=True)))
 
 
@@ -64,7 +69,11 @@ def _keeping(folder: Path, mebibytes: int, days: float) -> "Keeping":
     return Keeping(folder=folder, max_bytes=mebibytes << 20, max_age_s=days * 86_400, say=say)
 
 
-async def _up(config: Path, tls: "ClientTls | None", as_json: bool, **wishes: Any) -> None:
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+async def _up(config: Path, tls: "ClientTls | None", *, as_json: bool, restart: bool, **wishes: Any) -> None:
     from expertmesh_client.progress import progress_on
     from expertmesh_client.running import ChildFailed, running_mesh
     from expertmesh_client.traces.local import FolderInUse
@@ -75,7 +84,7 @@ async def _up(config: Path, tls: "ClientTls | None", as_json: bool, **wishes: An
             print(
                 json.dumps(_shape(mesh)) if as_json else "\n".join(_lines(mesh, time.monotonic() - began)), flush=True
             )
-            await mesh.broken()
+            await (mesh.kept_running(_say) if restart else mesh.broken())
     except ChildFailed as failed:
         raise explained(failed) from None
     except FolderInUse as error:
