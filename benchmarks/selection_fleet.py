@@ -10,6 +10,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from expertmesh_client.child import Child
 from expertmesh_client.readiness import experts_found, serving_at
 from mesh_wire.settings import Simulation
@@ -22,7 +24,7 @@ PROFILE = Simulation(
 )
 PLENTY = 20_000  # requests let in: what is too much waits, and is not refused
 NEVER_MS = 1e9
-START_WITHIN_S = 60.0
+START_WITHIN_S = 300.0  # real engines on a busy machine
 GRACE_S = 5.0
 READY_S = 0.3
 
@@ -50,7 +52,7 @@ def engines(twins: int) -> list[dict[str, Any]]:
         sections += [
             {
                 "name": f"{expert}-{replica}",
-                "listen": f"127.0.0.1:{_free_port()}",
+                "listen": f"127.0.0.1:{free_port()}",
                 "serves": {expert: None},
                 "variants": dict.fromkeys(others, TWIN),
                 "simulated": PROFILE.model_dump(exclude_defaults=True),
@@ -62,10 +64,21 @@ def engines(twins: int) -> list[dict[str, Any]]:
     return sections
 
 
+def real_engines(mesh: Path) -> list[dict[str, Any]]:
+    """Return the experts' sections of a mesh file, on ports of their own: real engines, if it names such."""
+    sections: list[dict[str, Any]] = yaml.safe_load(mesh.read_text(encoding="utf-8"))["experts"]
+    there = mesh.resolve().parent
+    for section in sections:
+        section |= {"listen": f"127.0.0.1:{free_port()}", "max_in_flight": PLENTY, "drain_grace_s": 0}
+        section["serves"] = {name: adapter and str(there / adapter) for name, adapter in section["serves"].items()}
+        section["vllm"] = section["vllm"] | {"model": str(there / section["vllm"]["model"])}
+    return sections
+
+
 @asynccontextmanager
 async def fleet_of(sections: Sequence[Mapping[str, Any]], folder: Path) -> AsyncIterator[None]:
     """Run the experts' processes."""
-    config = _written(folder / "fleet.yaml", {"router": {"strategy": "round_robin"}, "experts": sections})
+    config = written(folder / "fleet.yaml", {"router": {"strategy": "round_robin"}, "experts": sections})
     async with AsyncExitStack() as life:
         children = [_child(folder, config, "expert_svc", section["name"], section["listen"]) for section in sections]
         for child in children:
@@ -81,13 +94,13 @@ async def router_of(
 ) -> AsyncIterator[str]:
     """Run a router before the fleet. Yields where it listens, once it has found every expert."""
     router = {
-        "listen": f"127.0.0.1:{_free_port()}",
+        "listen": f"127.0.0.1:{free_port()}",
         "generalist": EXPERTS[0],
         "max_in_flight": PLENTY,
         "drain_grace_s": 0,
         **settings,
     }
-    config = _written(folder / f"{name.replace(' ', '')}.yaml", {"router": router, "experts": sections})
+    config = written(folder / f"{name.replace(' ', '')}.yaml", {"router": router, "experts": sections})
     async with _running(_child(folder, config, "router_svc", "", router["listen"])) as child:
         await _ready(child, serving_at(child.address))
         await _ready(child, experts_found(child.address, EXPERTS))
@@ -124,12 +137,15 @@ async def _ready(child: Child, until: Coroutine[Any, Any, None]) -> None:
         await asyncio.gather(waiting, ending, return_exceptions=True)
 
 
-def _written(path: Path, mesh: Mapping[str, Any]) -> Path:
-    path.write_text(json.dumps(mesh), encoding="utf-8")  # which is YAML
-    return path
+def written(path: Path, mesh: Mapping[str, Any]) -> Path:
+    """Write a mesh file, at once: who watches it reads the old one or the new one."""
+    beside = path.with_suffix(".new")
+    beside.write_text(json.dumps(mesh), encoding="utf-8")  # which is YAML
+    return beside.replace(path)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port of this machine that nobody listens at."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -1,6 +1,7 @@
 """What selection buys under a skewed load: four experts, two simulated replicas each, most prompts of one domain.
 
     python -m benchmarks.selection_load [--prompts FILE.jsonl] [--loads 50,80,100,120] [--out FILE.json] [--json]
+    python -m benchmarks.selection_load --real --loads 100 --seconds 20 --goal 2
 
 Router and experts are processes of their own, prompts arrive as a Poisson process, and the domain of a prompt is what a
 real strategy makes of it; only the engines' time is simulated. The fleet is the same for all ways of selecting:
@@ -14,6 +15,8 @@ A twin takes as long as the expert itself here, and shares its engine with the e
 is what a place to go to is worth, not what low precision saves. The fleet's capacity, 100 %, is what it answers in a
 closed loop that keeps every place of every engine taken. An answer is routed right where the expert of its
 label's domain gave it, in whichever precision. Every answer is waited for, so that the slowest count as they were.
+
+With `--real`, the two vLLM engines of `mesh.yaml` in place of the simulated ones: two experts each, and no twin.
 """
 
 import json
@@ -27,35 +30,40 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks.report import machine
-from benchmarks.selection_fleet import EXPERTS, PROFILE, REPLICAS, engines, fleet_of, router_of, ways
+from benchmarks.selection_fleet import EXPERTS, PROFILE, REPLICAS, engines, fleet_of, real_engines, router_of, ways
 from expertmesh_client.load.climb import acquainted, climb
 from expertmesh_client.load.plan import Job, Rung
 from mesh_wire.process import run
 
 OUTPUT_TOKENS = "8..24"
+OUTPUT_TOKENS_REAL = "4..12"
+USERS_REAL = 48  # that keep two engines on a few cores as busy as they can be
+WARM_REAL_S, LAST_REAL_S = 5.0, 15.0  # of measuring their capacity
 DRAIN_S = 90.0
 ROOT = Path(__file__).parents[1]
 
 
-async def capacity_of(job: Job, folder: Path, sections: Sequence[Mapping[str, Any]], settings: Any) -> float:
+async def capacity_of(
+    job: Job, folder: Path, sections: Sequence[Mapping[str, Any]], settings: Any, *, real: bool = False
+) -> float:
     """Return the requests per second that the fleet answers while none of its places is ever free."""
-    users = PROFILE.slots * len(sections) * 5 // 4
+    users = USERS_REAL if real else PROFILE.slots * len(sections) * 5 // 4
     async with router_of("capacity", settings, sections, folder) as target:
-        rung = Rung(users=users, warm_s=2, last_s=6, drain_s=0)
+        rung = Rung(users=users, warm_s=WARM_REAL_S if real else 2, last_s=LAST_REAL_S if real else 6, drain_s=0)
         [result] = await _climbed(job.model_copy(update={"target": target, "skew": {}}), [rung])
     return float(result["requests_per_s"])
 
 
 async def measure(
-    job: Job, ways: Mapping[str, Any], loads: Sequence[float], twins: int, seconds: float
+    job: Job, ways: Mapping[str, Any], loads: Sequence[float], twins: int, seconds: float, *, real: bool = False
 ) -> dict[str, Any]:
     """Return the fleet's capacity, and a row for each load and way."""
     rows: list[dict[str, Any]] = []
     with _folder() as folder:
-        sections = engines(twins)
+        sections = real_engines(ROOT / "mesh.yaml") if real else engines(twins)
         async with fleet_of(sections, folder):
             _say("measuring the fleet's capacity")
-            capacity = await capacity_of(job, folder, sections, ways["load only"])
+            capacity = await capacity_of(job, folder, sections, ways["load only"], real=real)
             rungs = [
                 Rung(number=at, rate=capacity * load / 100, warm_s=2, last_s=seconds, drain_s=DRAIN_S)
                 for at, load in enumerate(loads)
@@ -148,6 +156,9 @@ def command(
     twins: Annotated[int, typer.Option(min=1, max=len(EXPERTS) - 1, help="Twins on each engine.")] = len(EXPERTS) - 1,
     seconds: Annotated[float, typer.Option(min=1, help="Measured, at each load and way.")] = 7.0,
     goal: Annotated[float, typer.Option(min=0, help="Seconds to a first token that count as good.")] = 0.5,
+    real: Annotated[
+        bool, typer.Option("--real", help="Two engines of vLLM, those of mesh.yaml; takes minutes.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Of arrivals, prompts and lengths.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Write everything as JSON.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON in place of the table.")] = False,
@@ -159,7 +170,7 @@ def command(
         target="",
         prompts=prompts,
         skew={domain: share},
-        output_tokens=OUTPUT_TOKENS,
+        output_tokens=OUTPUT_TOKENS_REAL if real else OUTPUT_TOKENS,
         exact=True,
         goal_first_token_s=goal,
         seed=seed,
@@ -167,17 +178,20 @@ def command(
     found: dict[str, Any] = {"measures": "selection under load", "machine": machine()}
     found["settings"] = {
         "experts": EXPERTS,
-        "replicas": REPLICAS,
-        "twins_on_each_engine": twins,
-        "profile": PROFILE.model_dump(exclude_defaults=True),
+        "replicas": 1 if real else REPLICAS,
+        "twins_on_each_engine": 0 if real else twins,
+        "profile": "vLLM" if real else PROFILE.model_dump(exclude_defaults=True),
         "job": job.model_dump(mode="json", exclude={"tls", "target", "prompts"}),
         "prompts": prompts.name if prompts is not None else "built in",
         "ways": ways(strategy, artefact, spill_ms, floor, sibling_ms),
     }
 
+    if real:
+        del found["settings"]["ways"]["spill + sibling"]
+
     async def measuring() -> int:
         each = [float(load) for load in loads.split(",")]
-        found.update(await measure(job, found["settings"]["ways"], each, twins, seconds))
+        found.update(await measure(job, found["settings"]["ways"], each, twins, seconds, real=real))
         return 0
 
     run(measuring())

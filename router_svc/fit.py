@@ -52,6 +52,10 @@ def main(
     asks: Annotated[
         float, typer.Option(min=0, max=1, help="Cascade: share of prompts that the encoder may be asked about.")
     ] = 0.2,
+    weight: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Cascade: of the encoder's scores. [default: 0.5, or 1 where that is better]"),
+    ] = None,
 ) -> None:
     """Fit a strategy: `clusters` from any corpus, `lexical` from a labelled one, `cascade` from a labelled one that the
     two artefacts which it joins were not fitted on."""
@@ -84,6 +88,7 @@ def main(
                     out=out,
                     loss=loss,
                     asks=asks,
+                    weight=weight,
                     sources=sources,
                     progress=progress,
                 )

@@ -16,7 +16,7 @@ from router_svc.strategies.cascade import Cascade, margins, mixed
 from router_svc.strategies.opening import open_strategy
 
 MARGINS = tuple(round(float(margin), 2) for margin in np.linspace(0, 1, 51))
-WEIGHTS = 0.5, 1.0  # of the encoder where both were asked: the mean of the two, or the encoder alone
+WEIGHTS = 0.5, 1.0  # of the encoder where both were asked, if none is given: the mean of the two, or it alone
 BATCH = 32
 
 
@@ -28,10 +28,11 @@ def fit(
     out: Path,
     loss: float,
     asks: float,
+    weight: float | None = None,
     sources: Sequence[Json],
     progress: Progress = lambda step, done, of: None,
 ) -> Artefact:
-    """Choose the margin below which `encoder` is asked, and whether its scores replace or join those of `lexical`.
+    """Choose the margin below which `encoder` is asked, and how much its scores then weigh beside those of `lexical`.
 
     Of the margins whose accuracy is within `loss` of the best, the largest that `asks` allows is taken. A smaller one
     would be cheaper and as good here; but these prompts are like those that `lexical` knows, and it is on others, which
@@ -44,6 +45,7 @@ def fit(
         out: where the artefact will be, from which the paths of the two start.
         loss: share of right answers, in [0, 1].
         asks: share of the prompts that the encoder may be asked about, in [0, 1].
+        weight: of the encoder in the mean, in [0, 1]; None: the one of `WEIGHTS` that is right more often.
         sources: what to write down about the corpus's files: name, SHA-256, prompts.
         progress: told about each step.
 
@@ -69,8 +71,10 @@ def fit(
     for at in range(0, len(texts), BATCH):
         progress("asking the encoder", at, len(texts))
         opinions[at : at + BATCH] = second.scores(texts[at : at + BATCH])[:, columns]
-    curves = {weight: curve(drafts, mixed([drafts, opinions], [1 - weight, weight]), labels) for weight in WEIGHTS}
-    weight = max(WEIGHTS, key=lambda one: curves[one][-1]["accuracy"])
+    tried = {1.0, *(WEIGHTS if weight is None else [weight])}
+    curves = {one: curve(drafts, mixed([drafts, opinions], [1 - one, one]), labels) for one in sorted(tried)}
+    if weight is None:
+        weight = max(curves, key=lambda one: curves[one][-1]["accuracy"])
     point = chosen(curves[weight], loss, asks)
     finished = mixed([drafts, opinions], [1 - weight, weight])
     scores = np.where(margins(drafts)[:, None] >= point["margin"], drafts, finished)
