@@ -12,10 +12,10 @@ export PYTHONUNBUFFERED := 1
 unexport PYTHONPATH # the environment is .venv and nothing else
 
 .DEFAULT_GOAL := help
-.PHONY: help setup model proto check style types stubs contract test demo bench lock clean
+.PHONY: help setup model proto check style types stubs contract test demo bench characterise overhead fuzz lock clean
 
 help: ## say what each verb does
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s  %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s  %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 setup: $(READY) ## make .venv from requirements/cpu.lock; a second time takes no time
 
@@ -52,6 +52,16 @@ demo: setup model ## start a mesh with real engines, ask it real questions, stop
 
 bench: setup model ## measure the data plane against its peers, in under ten minutes
 	@$(PY) -m benchmarks.run $(BENCH_ARGS)
+
+characterise: setup model ## measure configurations of experts under up to 1,000 users, and judge the paper by them
+	@$(PY) -m benchmarks.characterise $(CHARACTERISE_ARGS)
+
+overhead: setup ## fail where a hop costs more than the recorded baseline; PLANT=router shows that it would
+	@$(PY) -m benchmarks.overhead $(if $(PLANT),--plant $(PLANT)) $(OVERHEAD_ARGS)
+
+fuzz: setup ## half a million hostile messages to a real router and expert; CASES=n SEED=n
+	HOSTILE_CASES=$${CASES:-500000} HOSTILE_SEED=$${SEED:-$$(od -An -N3 -tu4 /dev/urandom | tr -d ' ')} \
+	$(PY) -m pytest tests/wire/test_hostile_messages.py -k mutated --timeout=0
 
 lock: setup ## resolve requirements/cpu.lock again, to today's versions
 	@$(PY) requirements/make_lock.py requirements/cpu.lock

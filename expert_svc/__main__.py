@@ -23,7 +23,8 @@ def command(
     """Run one expert process: one vLLM engine, serving one or several experts.
 
     SIGINT or SIGTERM drains it. Exit codes: 0 stopped, 1 the engine failed to start or died, 2 misconfigured.
-    Telemetry goes where OTEL_EXPORTER_OTLP_ENDPOINT says. EXPERTMESH_LOG sets the log's level.
+    Telemetry goes where OTEL_EXPORTER_OTLP_ENDPOINT says; with `metrics` in the file, Prometheus finds metrics there.
+    EXPERTMESH_LOG sets the log's level.
     """
     process.begin()
     from expert_svc.engine import EngineFailed
@@ -35,7 +36,7 @@ def command(
         if not sections:
             known = ", ".join(expert.name for expert in mesh.experts)
             raise mesh_file.Mistakes([f"--name: {config} has no expert process {name!r}; it has {known}"])
-        sys.exit(process.run(main(sections[0], mesh.tickets)))
+        sys.exit(process.run(main(sections[0], mesh.tickets, mesh.callers, mesh.peers)))
     except mesh_file.Mistakes as error:
         process.say_error(error)
         sys.exit(process.MISCONFIGURED)

@@ -4,13 +4,15 @@ import time
 from collections.abc import Mapping
 from contextlib import aclosing
 
+from expert_svc.admitting import EngineAdmission
 from expert_svc.engine import Chunk, Ended, Engine, EngineDied, Milestones
 from expertmesh.v1.generation_pb2 import Finished, GenerateRequest, Precision, StageTimings, Usage
-from mesh_wire.admission import Admission
+from mesh_wire.auth.callers import calling, may_ask
 from mesh_wire.deadlines import duration
-from mesh_wire.errors import Busy, NotFound, Unavailable
+from mesh_wire.errors import NotFound, Unavailable
 from mesh_wire.inference import Asked
 from mesh_wire.outlets import Outlet
+from mesh_wire.resuming import name_of
 from mesh_wire.telemetry import Telemetry, epoch_offset_ns
 from mesh_wire.words import finish_word
 
@@ -25,7 +27,11 @@ class ExpertAnswers:
     """The `Answers` of one engine."""
 
     def __init__(
-        self, engine: Engine, admission: Admission, telemetry: Telemetry, variants: Mapping[str, str] | None = None
+        self,
+        engine: Engine,
+        admission: EngineAdmission,
+        telemetry: Telemetry,
+        variants: Mapping[str, str] | None = None,
     ) -> None:
         """`variants` are the experts that are twins of others: the lower precision of each."""
         self._engine = engine
@@ -39,19 +45,21 @@ class ExpertAnswers:
     async def answer(self, request: GenerateRequest, asked: Asked, outlet: Outlet) -> None:
         expert = self._expert(request.expert, request.precision)
         asked.span.set_attributes({**self._attributes, "gen_ai.request.model": expert, "expertmesh.expert": expert})
+        outlet.tally.expert = expert
         try:
-            with self._admission.place():
+            with self._admission.place_for(request, asked):
                 ended = await self._generate(request, expert, outlet)
-        except Busy:
-            self._telemetry.instruments.refused.add(1, {"expertmesh.expert": expert})
-            raise
         except EngineDied as death:
             raise Unavailable(str(death), reason="ENGINE_DEAD", tokens_sent=str(outlet.tally.tokens)) from None
-        outlet.finished(_finished(ended, request.request_id))
-        self._record(ended, asked)  # nothing is awaited in between: the end leaves after it
+        outlet.finished(_finished(ended, request))
+        self._record(
+            ended, asked, first=not request.resume.token_ids
+        )  # nothing awaited before: the end leaves after it
 
     def _expert(self, wanted: str, precision: Precision) -> str:
         expert = wanted or self._experts[0]
+        caller = calling()
+        may_ask(expert, caller.experts if caller is not None else None)
         if expert not in self._experts:
             raise NotFound(
                 f"this replica does not serve {expert}",
@@ -71,7 +79,7 @@ class ExpertAnswers:
         return expert
 
     async def _generate(self, request: GenerateRequest, expert: str, outlet: Outlet) -> Ended:
-        chunks = self._engine.generate(request, expert=expert, request_id=request.request_id)
+        chunks = self._engine.generate(request, expert=expert, request_id=name_of(request))
         async with aclosing(chunks):
             async for chunk in chunks:
                 match chunk:
@@ -81,8 +89,11 @@ class ExpertAnswers:
                         return chunk
         raise EngineDied("the engine ended an answer without saying why")
 
-    def _record(self, ended: Ended, asked: Asked) -> None:
-        """Put the engine's own times on the trace, the ways to it and from it, and what it counted."""
+    def _record(self, ended: Ended, asked: Asked, *, first: bool) -> None:
+        """Put the engine's own times on the trace, the ways to it and from it, and what it counted.
+
+        `first` says whether the answer's first token came from here.
+        """
         if not asked.span.is_recording():
             return
         to_epoch_ns, passed = epoch_offset_ns(), ended.milestones
@@ -94,8 +105,7 @@ class ExpertAnswers:
         past("engine.submit", asked.began, passed.queued)
         for span, _, start, end in STAGES:
             past(span, getattr(passed, start), getattr(passed, end))
-        if passed.first_token is not None:
-            asked.span.add_event("gen_ai.first_token", timestamp=int(passed.first_token * 1e9) + to_epoch_ns)
+        if passed.first_token is not None and first:
             asked.span.set_attribute("gen_ai.response.time_to_first_chunk", passed.first_token - asked.began)
         asked.span.set_attributes(
             {
@@ -108,7 +118,7 @@ class ExpertAnswers:
         past("engine.deliver", passed.last_token, time.monotonic())  # last: the caller waits for all of the above
 
 
-def _finished(ended: Ended, request_id: str) -> Finished:
+def _finished(ended: Ended, request: GenerateRequest) -> Finished:
     finished = Finished(
         reason=ended.reason,
         usage=Usage(
@@ -117,7 +127,8 @@ def _finished(ended: Ended, request_id: str) -> Finished:
             cached_prompt_tokens=ended.cached_prompt_tokens,
         ),
         timings=_timings(ended.milestones),
-        request_id=request_id,
+        request_id=request.request_id,
+        resumed=max(1, request.resume.times) if request.resume.token_ids else 0,
     )
     match ended.matched:
         case str(text):

@@ -33,9 +33,9 @@ class LoadMeter:
         self._recent_tokens = 0
         self._step_s: float | None = None
         self._quiet_step_s: float | None = None  # of steps that read no prompt
-        # Of steps that read prompts: what they took longer than others, and tokens read. Their quotient, rather than an
-        # average of quotients: a small prompt in a step that was late for another reason would weigh too much.
-        self._prompt_s: float | None = None
+        # Of steps that read prompts: seconds and tokens read. The quotient of averages, rather than an average of
+        # quotients: a small prompt in a step that was late for another reason would weigh too much.
+        self._reading_step_s: float | None = None
         self._prompt_tokens: float | None = None
         self._place_s: float | None = None
 
@@ -76,10 +76,11 @@ class LoadMeter:
         if tokens:
             self._recent.append((self._clock(), tokens))
             self._recent_tokens += tokens
+            self._board.generated += tokens
         if step_s is not None:
             self._step_s = _averaged(self._step_s, step_s)
             if prompt_tokens:
-                self._prompt_s = _averaged(self._prompt_s, step_s - (self._quiet_step_s or 0.0))
+                self._reading_step_s = _averaged(self._reading_step_s, step_s)
                 self._prompt_tokens = _averaged(self._prompt_tokens, prompt_tokens)
             else:
                 self._quiet_step_s = _averaged(self._quiet_step_s, step_s)
@@ -101,8 +102,10 @@ class LoadMeter:
             queued_prompt_tokens=self._unbegun_tokens - self._being_read(waiting),
         )
         prompt_token_s = None
-        if self._prompt_s is not None and self._prompt_tokens:
-            prompt_token_s = max(0.0, self._prompt_s / self._prompt_tokens)
+        # Before a step that read none, nobody knows what reading adds: a whole step for a few tokens would have a
+        # router keep away from the replica that made its first step first.
+        if self._reading_step_s is not None and self._quiet_step_s is not None and self._prompt_tokens:
+            prompt_token_s = max(0.0, (self._reading_step_s - self._quiet_step_s) / self._prompt_tokens)
         for average_s, field in (
             (self._step_s, load.step_time),
             (prompt_token_s, load.prompt_token_time),

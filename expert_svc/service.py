@@ -7,22 +7,25 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 
 import grpc
 
+from expert_svc.admitting import EngineAdmission
 from expert_svc.answers import ExpertAnswers
 from expert_svc.engine import Engine
 from expert_svc.load_board import LONGEST_PAUSE_S, SHORTEST_PAUSE_S
+from expert_svc.measuring import observe_engine
 from expert_svc.opening import open_engine
+from expert_svc.orca import Orca
 from expertmesh.v1 import expert_pb2_grpc, inference_pb2_grpc
 from expertmesh.v1.expert_pb2 import DescribeRequest, DescribeResponse, WatchLoadRequest, WatchLoadResponse
 from mesh_wire import inference
-from mesh_wire.admission import Admission
+from mesh_wire.auth.access import expert_gate, expert_guard
+from mesh_wire.auth.sections import CallerSection, PeerSection
 from mesh_wire.deadlines import seconds
 from mesh_wire.inference import InferenceServicer
 from mesh_wire.process import FAILED, STOPPED, say_error, terminated
+from mesh_wire.prometheus import address_of
 from mesh_wire.serving import Serving, serving_by
 from mesh_wire.settings import ExpertSection, TicketSection
 from mesh_wire.telemetry import Telemetry, exporting
-from mesh_wire.ticket_keys import keys_of
-from mesh_wire.tickets import TicketGate
 
 log = logging.getLogger(__name__)
 
@@ -58,39 +61,59 @@ class ExpertServicer(expert_pb2_grpc.ExpertServiceServicer):
 
 @asynccontextmanager
 async def expert_server(
-    engine: Engine, section: ExpertSection, telemetry: Telemetry, tickets: TicketSection | None = None
+    engine: Engine,
+    section: ExpertSection,
+    telemetry: Telemetry,
+    tickets: TicketSection | None = None,
+    callers: CallerSection | None = None,
+    peers: PeerSection | None = None,
 ) -> AsyncIterator[Serving]:
     """Serve an engine that is ready. Yields the running server.
 
     Args:
         tickets: what the mesh file says of them; None: nothing.
+        callers: likewise.
+        peers: likewise.
     """
-    admission = Admission(section.max_in_flight, reason="EXPERT_BUSY")
-    gate = _gate(engine, section, tickets or TicketSection())
+    tickets = tickets or TicketSection()
+    guard = expert_guard(section, tickets, callers, peers, telemetry)
+    admission = EngineAdmission(engine, section)
+    observe_engine(telemetry, engine)
+    described = engine.description
+    models = {expert.name: expert.adapter or described.base_model for expert in described.experts}
+    gate = expert_gate(section, tickets, callers, peers, models)
     answering = InferenceServicer(ExpertAnswers(engine, admission, telemetry, section.variants), telemetry, gate)
+
+    orca = Orca(lambda: engine.board.latest, engine.description, lambda: answering.answered)
 
     def register(server: grpc.aio.Server) -> None:
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(answering, server)
         expert_pb2_grpc.add_ExpertServiceServicer_to_server(ExpertServicer(engine, section), server)
+        orca.register(server)
 
-    async with serving_by(section, register, [inference.SERVICE, SERVICE], drain=answering.drain) as server:
+    services = [inference.SERVICE, SERVICE]
+    async with serving_by(
+        section,
+        register,
+        services,
+        telemetry=telemetry,
+        drain=answering.drain,
+        trailer=orca.trailer,
+        guard=guard,
+    ) as server:
         yield server
 
 
-def _gate(engine: Engine, section: ExpertSection, tickets: TicketSection) -> TicketGate | None:
-    """Return what asks callers for tickets; None where everybody may come in."""
-    keys = keys_of(tickets) if tickets.required else None
-    if keys is None:
-        return None
-    described = engine.description
-    models = {expert.name: expert.adapter or described.base_model for expert in described.experts}
-    return TicketGate(keys, section.name, models)
-
-
-async def main(section: ExpertSection, tickets: TicketSection | None = None) -> int:
+async def main(
+    section: ExpertSection,
+    tickets: TicketSection | None = None,
+    callers: CallerSection | None = None,
+    peers: PeerSection | None = None,
+) -> int:
     """Run one expert process until it is told to stop or its engine dies; returns the exit code."""
     async with AsyncExitStack() as life:
-        telemetry = life.enter_context(exporting("expertmesh-expert", section.name))
+        metrics_at = address_of(section)
+        telemetry = life.enter_context(exporting("expertmesh-expert", section.name, metrics_at=metrics_at))
         stop = asyncio.create_task(terminated())
         opening = asyncio.create_task(life.enter_async_context(open_engine(section)))
         await asyncio.wait((stop, opening), return_when=asyncio.FIRST_COMPLETED)
@@ -100,7 +123,7 @@ async def main(section: ExpertSection, tickets: TicketSection | None = None) -> 
             await asyncio.wait((opening,))
             return STOPPED
         engine = await opening
-        server = await life.enter_async_context(expert_server(engine, section, telemetry, tickets))
+        server = await life.enter_async_context(expert_server(engine, section, telemetry, tickets, callers, peers))
         log.info("%s serves %s on port %d", section.name, ", ".join(section.serves), server.port)
         dead = asyncio.create_task(engine.died())
         await asyncio.wait((stop, dead), return_when=asyncio.FIRST_COMPLETED)

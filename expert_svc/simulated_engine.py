@@ -11,6 +11,7 @@ from expert_svc.engine import Chunk, Ended, EngineDied, Milestones
 from expert_svc.limits import check_vocabulary, room_for_answer
 from expert_svc.load_board import LoadBoard
 from expert_svc.load_meter import SETTLE_EVERY_S, LoadMeter
+from expert_svc.simulated_pace import fits_step, step_seconds
 from expert_svc.simulated_text import DEFAULT_NEW_TOKENS, Speech, expected_answer, prompt_tokens
 from expertmesh.v1.expert_pb2 import DescribeResponse, ServedExpert
 from expertmesh.v1.generation_pb2 import GenerateRequest, TokenLogprobs
@@ -26,8 +27,9 @@ class _Request:
 
     speech: Speech
     prompt_tokens: int
-    kv_reserved: int
+    kv_reserved: int  # tokens of room for its whole possible answer
     queued: float
+    kv_held: int = 0  # tokens of room that it has, while it runs
     scheduled: float | None = None
     first_token: float | None = None
     last_token: float | None = None
@@ -47,9 +49,9 @@ class _Request:
 class SimulatedEngine:
     """Batches continuously, as real engines do: requests join and leave the batch between steps.
 
-    A request waits, first come first served, until a slot and KV-cache room for its whole possible answer are free.
-    The step in which it joins reads its prompt; each step gives every running request one token. Made by
-    `open_simulated_engine`.
+    A request waits, first come first served, until a slot and KV-cache room for its whole possible answer are free;
+    where room is taken as answers grow (`kv_grows`), until there is some for its prompt. The step in which it joins
+    reads its prompt; each step gives every running request one token. Made by `open_simulated_engine`.
     """
 
     def __init__(self, serves: Sequence[str], simulation: Simulation) -> None:
@@ -59,7 +61,7 @@ class SimulatedEngine:
         self._meter = LoadMeter(self._board)
         self._waiting: deque[_Request] = deque()
         self._running: list[_Request] = []
-        self._kv_reserved = 0
+        self._kv_held = 0
         self._generated = 0
         self._work = asyncio.Event()
         self._sound = asyncio.Event()  # cleared while stalled
@@ -116,10 +118,15 @@ class SimulatedEngine:
         """As `Engine.generate`. Temperature and the other ways of drawing change nothing."""
         self._check_alive()
         held = self._admissible(request, expert)
+        completion_tokens = len(request.resume.token_ids)
+        if held.speech.reason is not None:  # all of it had come before it was cut off, but for the end
+            if held.text:
+                yield held.take()
+            yield _ended(held, completion_tokens)
+            return
         self._meter.admit(request_id, held.prompt_tokens)
         self._waiting.append(held)
         self._work.set()
-        completion_tokens = 0
         try:
             while held.speech.reason is None or held.tokens:
                 await held.mail.wait()
@@ -131,18 +138,7 @@ class SimulatedEngine:
         finally:
             self._remove(held)
             self._meter.leave(request_id)
-        yield Ended(
-            reason=held.speech.reason,
-            matched=held.speech.matched,
-            prompt_tokens=held.prompt_tokens,
-            completion_tokens=completion_tokens,
-            milestones=Milestones(
-                queued=held.queued,
-                scheduled=held.scheduled,
-                first_token=held.first_token,
-                last_token=held.last_token,
-            ),
-        )
+        yield _ended(held, completion_tokens)
 
     async def run(self) -> None:
         """Step while there is work, until dead or cancelled."""
@@ -194,8 +190,14 @@ class SimulatedEngine:
             vocabulary_size=simulation.vocabulary_size,
             ends_one_in=simulation.ends_one_in,
         )
+        check_vocabulary(request.resume.token_ids, "resume.token_ids", simulation.vocabulary_size)
+        try:
+            owed = speech.recall(request.resume.token_ids, request.resume.text)
+        except ValueError as error:
+            raise BadInput(str(error), reason="RESUME_INVALID", field="resume") from None
         return _Request(
             speech=speech,
+            text=owed,
             prompt_tokens=len(prompt),
             kv_reserved=min(len(prompt) + max_new_tokens, simulation.kv_capacity_tokens),
             queued=time.monotonic(),
@@ -207,16 +209,32 @@ class SimulatedEngine:
         simulation, prefilled = self._simulation, 0
         while self._waiting and len(self._running) < simulation.slots:
             first = self._waiting[0]
-            if self._kv_reserved + first.kv_reserved > simulation.kv_capacity_tokens:
+            read = first.prompt_tokens + first.speech.said  # it has said something if it had to give its room up
+            room = min(read + 1, simulation.kv_capacity_tokens) if simulation.kv_grows else first.kv_reserved
+            if self._kv_held + room > simulation.kv_capacity_tokens or not fits_step(simulation, prefilled, read):
                 break
             self._waiting.popleft()
-            first.scheduled = now
+            first.scheduled = first.scheduled or now
             self._running.append(first)
-            self._kv_reserved += first.kv_reserved
-            prefilled += first.prompt_tokens
-        prefill_s = prefilled / simulation.prefill_tokens_per_s if simulation.prefill_tokens_per_s else 0.0
-        step_s = simulation.step_base_s + simulation.step_per_sequence_s * len(self._running)
-        return (prefill_s + step_s) * simulation.slow_factor, prefilled
+            self._hold(first, room)
+            prefilled += read
+        context = sum(request.prompt_tokens + request.speech.said for request in self._running)
+        step_s = step_seconds(simulation, running=len(self._running), context=context, read=prefilled)
+        return step_s / simulation.speed, prefilled
+
+    def _grow(self) -> None:
+        """Give every running request room for one more token; where there is none, the newest waits again."""
+        capacity = self._simulation.kv_capacity_tokens
+        while len(self._running) > 1 and self._kv_held + len(self._running) > capacity:
+            newest = self._running.pop()
+            self._hold(newest, -newest.kv_held)
+            self._waiting.appendleft(newest)
+        for request in self._running:
+            self._hold(request, 1)
+
+    def _hold(self, request: _Request, tokens: int) -> None:
+        request.kv_held += tokens
+        self._kv_held += tokens
 
     def _step(self, step_s: float, read: int) -> None:
         """Give every running request its next token."""
@@ -232,6 +250,8 @@ class SimulatedEngine:
             request.mail.set()
             if request.speech.reason is not None:
                 self._remove(request)
+        if self._simulation.kv_grows:
+            self._grow()
         self._generated += len(stepped)
         in_use = sum(request.prompt_tokens + request.speech.said for request in self._running)
         self._meter.step(
@@ -253,9 +273,25 @@ class SimulatedEngine:
     def _remove(self, request: _Request) -> None:
         if request in self._running:
             self._running.remove(request)
-            self._kv_reserved -= request.kv_reserved
+            self._hold(request, -request.kv_held)
         elif request in self._waiting:
             self._waiting.remove(request)
+
+
+def _ended(held: _Request, completion_tokens: int) -> Ended:
+    assert held.speech.reason is not None
+    return Ended(
+        reason=held.speech.reason,
+        matched=held.speech.matched,
+        prompt_tokens=held.prompt_tokens,
+        completion_tokens=completion_tokens,
+        milestones=Milestones(
+            queued=held.queued,
+            scheduled=held.scheduled,
+            first_token=held.first_token,
+            last_token=held.last_token,
+        ),
+    )
 
 
 @asynccontextmanager

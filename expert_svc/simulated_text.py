@@ -104,7 +104,26 @@ class Speech:
     def next(self) -> Said:
         """Say one more token. Text that may be the beginning of a stop string is held back, as vLLM does."""
         drawn = self._draw()
-        logprobs = self._logprobs(drawn) if self._sampling.HasField("logprobs") else None
+        return self._say(drawn, self._logprobs(drawn) if self._sampling.HasField("logprobs") else None)
+
+    def recall(self, tokens: Iterable[int], text: str) -> str:
+        """Take up an answer that was cut off after `tokens`, of which `text` is out; returns what may go out at once.
+
+        Raises:
+            ValueError: the tokens do not say that text, or go on after the end.
+        """
+        sent = ""
+        for token in tokens:
+            if self.reason is not None:
+                raise ValueError("tokens after the end")
+            sent += self._say(token, None).text
+        if not (sent + self._unsent).startswith(text):
+            raise ValueError("another text")
+        if len(text) > len(sent):
+            self._unsent = self._unsent[len(text) - len(sent) :]
+        return sent[len(text) :]
+
+    def _say(self, drawn: int, logprobs: TokenLogprobs | None) -> Said:
         self._state = _after(self._state, drawn)
         self.said += 1
         may_stop = self.said > self._sampling.min_new_tokens

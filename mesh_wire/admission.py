@@ -14,6 +14,7 @@ class Admission:
         self._reason = reason
         self._retry_after_s = retry_after_s
         self._taken = 0
+        self.refused = 0  # requests, in all
 
     @property
     def taken(self) -> int:
@@ -35,6 +36,7 @@ class Admission:
             Busy: every place is taken.
         """
         if self._taken >= self._places:
+            self.refused += 1
             raise Busy(
                 f"all {self._places} places are taken",
                 reason=self._reason,

@@ -12,9 +12,14 @@ from opentelemetry.trace import Span, SpanKind
 
 from expertmesh.v1.generation_pb2 import GenerateRequest
 from mesh_wire import validation
+from mesh_wire.auth.allowance import Allowances
+from mesh_wire.auth.callers import begins
 from mesh_wire.deadlines import Deadline
 from mesh_wire.errors import AlreadyExists, DeadlinePassed, Internal, MeshError, Unavailable
+from mesh_wire.long_streams import LongStreams
+from mesh_wire.metrics import REFUSALS, failure_word
 from mesh_wire.outlets import Outlet
+from mesh_wire.resuming import name_of
 from mesh_wire.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
@@ -62,8 +67,11 @@ class Answering:
         self.gate = gate  # None: everybody may come in
         self.draining = False  # set: new requests are refused
         self.ended = asyncio.Event()  # set whenever a request has
+        self.answered = 0  # requests that have ended, one way or another
         self._answers = answers
         self._telemetry = telemetry
+        self._allowances = Allowances()
+        self._streams = LongStreams(telemetry)
         self._running: dict[str, asyncio.Task[Any] | None] = {}  # request id -> the task that answers it
 
     @property
@@ -89,7 +97,8 @@ class Answering:
         began = time.monotonic()
         request_id = request.request_id or secrets.token_hex(16)
         instruments = self._telemetry.instruments
-        outcome = "CANCELLED"
+        outcome, failure = "CANCELLED", ""
+        goes_on = bool(request.resume.token_ids)  # its caller had its first token long ago
         instruments.in_flight.add(1)
         try:
             with self._telemetry.span(
@@ -106,23 +115,35 @@ class Answering:
                 validation.check(request)
                 validation.check_name(caller, "caller")
                 self.refuse_if_draining()
+                who, caller = begins(caller)
+                if caller:
+                    span.set_attribute("expertmesh.caller", caller)
                 if self.gate is not None and ticket is not None:
                     deadline = self.gate.request(ticket, request, deadline)
                 span.set_attribute("expertmesh.request_id", request_id)
                 request.request_id = request_id
-                await self._in_time(request, Asked(deadline, caller, span, arrived), outlet)
+                watched = self._streams.begin(span, outlet.tally, first=not goes_on)
+                try:
+                    with self._allowances.place(who):
+                        await self._in_time(request, Asked(deadline, caller, span, arrived), outlet)
+                finally:
+                    self._streams.end(watched)
                 span.set_attribute("rpc.response.status_code", "OK")
             outcome = "OK"
         except MeshError as error:
-            outcome = error.code.name
+            outcome, failure = error.code.name, failure_word(error)
             raise
         except Exception:
-            outcome = "INTERNAL"
+            outcome = failure = "INTERNAL"
             log.exception("request %s failed", request_id)
             raise Internal("a fault of the server", reason="INTERNAL", request_id=request_id) from None
         finally:
             instruments.in_flight.add(-1)
-            self._measure(outlet, began, outcome)
+            self._measure(outlet, began, outcome, failure, first=not goes_on)
+
+    def keep_trace(self, traceparent: str) -> None:
+        """Keep a trace that the sampler left out: its caller says so."""
+        self._telemetry.keep(traceparent)
 
     def refuse_if_draining(self) -> None:
         """Raises Unavailable DRAINING when it is so."""
@@ -153,26 +174,36 @@ class Answering:
         A caller that hangs up and asks again may overtake its own cancellation, so a holder that is on its way out is
         waited for.
         """
-        request_id = request.request_id
-        while request_id in self._running:
-            holder = self._running[request_id]
+        name = name_of(request)
+        while name in self._running:
+            holder = self._running[name]
             if holder is None or not holder.cancelling():
                 raise AlreadyExists(
                     "a request of that id is being answered", reason="REQUEST_ID_IN_USE", field="request_id"
                 )
             await asyncio.wait((holder,))
-        self._running[request_id] = asyncio.current_task()
+        self._running[name] = asyncio.current_task()
         try:
             await self._answers.answer(request, asked, outlet)
         finally:
-            del self._running[request_id]
+            del self._running[name]
+            self.answered += 1
             self.ended.set()
 
-    def _measure(self, outlet: Outlet, began: float, outcome: str) -> None:
+    def _measure(self, outlet: Outlet, began: float, outcome: str, failure: str, *, first: bool) -> None:
         tally, instruments = outlet.tally, self._telemetry.instruments
+        expert = {"expertmesh.expert": tally.expert} if tally.expert else {}
         labels = {"gen_ai.operation.name": "chat", "rpc.response.status_code": outcome}
-        instruments.request_duration.record(time.monotonic() - began, labels)
+        if tally.expert:
+            labels["gen_ai.request.model"] = tally.expert
+        failed = labels | {"error.type": failure} if failure else labels
+        instruments.request_duration.record(time.monotonic() - began, failed)
+        if tally.tokens:
+            instruments.tokens.add(tally.tokens, expert)
+        if failure in REFUSALS:
+            instruments.refused.add(1, {"error.type": failure} | expert)
         if tally.first_at is not None and tally.ended_at is not None:
-            instruments.time_to_first_token.record(tally.first_at - began, labels)
+            if first:
+                instruments.time_to_first_token.record(tally.first_at - began, labels)
             if tally.tokens > 1:
                 instruments.time_per_output_token.record((tally.ended_at - tally.first_at) / (tally.tokens - 1), labels)

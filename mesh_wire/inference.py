@@ -19,6 +19,8 @@ from mesh_wire.deadlines import Deadline
 from mesh_wire.outlets import StreamOutlet
 from mesh_wire.session_outbox import SessionOutbox
 from mesh_wire.sessions import Session
+from mesh_wire.sketches import Verdict, with_verdict
+from mesh_wire.tail import KEPT_HEADER
 from mesh_wire.telemetry import Telemetry, parent_of
 
 TICKET = "expertmesh-ticket"  # the metadata that carries a ticket
@@ -39,6 +41,11 @@ class InferenceServicer(InferenceServiceServicer):
     def running(self) -> int:
         """Requests being answered."""
         return self._answering.running
+
+    @property
+    def answered(self) -> int:
+        """Requests that have ended, one way or another."""
+        return self._answering.answered
 
     @property
     def draining(self) -> bool:
@@ -69,11 +76,13 @@ class InferenceServicer(InferenceServiceServicer):
         self, request: GenerateRequest, context: grpc.aio.ServicerContext[GenerateRequest, GenerateResponse]
     ) -> AsyncGenerator[GenerateResponse, None]:
         outlet = StreamOutlet()
-        parent, ticket = Context(), ""
+        parent, ticket, verdict = Context(), "", Verdict()
         if self._telemetry.enabled or self._answering.gate is not None:
             headers = headers_of(context)
             ticket = headers.get(TICKET, "")
             parent = parent_of(headers.get("traceparent", ""), headers.get("tracestate", ""))
+            if self._telemetry.tail is not None:
+                parent = with_verdict(parent, verdict)
         task = asyncio.create_task(
             self._answering.answer(
                 request, outlet, Deadline.after(context.time_remaining()), "", parent, "Generate", ticket
@@ -86,6 +95,8 @@ class InferenceServicer(InferenceServiceServicer):
                     async for message in messages:
                         yield message
                 await task
+                if verdict.kept:
+                    context.set_trailing_metadata(((KEPT_HEADER, "1"),))
             finally:
                 await _ended(task)
                 self._count_merges(outlet)

@@ -9,7 +9,9 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from mesh_wire.premises import Place, missing_files, port_in_use, rooted
+from mesh_wire.auth import consistency
+from mesh_wire.premises import Place, missing_files, port_in_use, rooted, unusable_files
+from mesh_wire.prometheus import PORT_VARIABLE, address_by, addresses_of, contradictions
 from mesh_wire.settings import ExpertSection, Mesh, RouterSection, Simulation
 from mesh_wire.ticket_keys import key_troubles
 
@@ -51,6 +53,7 @@ def read(
     starting = _starting(data, experts)
     expert_name = next(iter(starting)) if len(starting) == 1 else env.get("EXPERT_NAME", "")
     overridden, mistakes = _override(data, env, expert_name)
+    overridden |= _scraped(data, env, router=router, starting=starting)
 
     def at(place: Place) -> str:
         if (variable := overridden.get(place[:2])) or (variable := overridden.get(place[:3])):
@@ -67,10 +70,16 @@ def read(
         if sections:
             troubles = key_troubles(mesh.tickets, env)
             mistakes += [f"{at(('tickets', 'keys', name))}: {words}" for name, words in troubles]
+            found_of_callers = consistency.unusable(mesh.callers, mesh.peers, env)
+            mistakes += [f"{at(place)}: {words}" for place, words in found_of_callers]
         for place, section in sections:
             mistakes += [f"{at((*place, *more))}: {file} is not there" for more, file in missing_files(section)]
+            mistakes += [f"{at((*place, *more))}: {words}" for more, words in unusable_files(section)]
             if not serving and (trouble := port_in_use(section.listen)):
                 mistakes.append(f"{at((*place, 'listen'))}: {trouble}")
+            if not serving:
+                found = filter(None, map(port_in_use, addresses_of(section)))
+                mistakes += [f"{at((*place, 'metrics'))}: {trouble}" for trouble in found]
     if mistakes or mesh is None:
         raise Mistakes(mistakes)
     return mesh
@@ -161,6 +170,20 @@ def _override(data: dict[str, Any], env: Mapping[str, str], expert_name: str) ->
     return done, mistakes
 
 
+def _scraped(data: dict[str, Any], env: Mapping[str, str], *, router: bool, starting: set[str]) -> dict[Place, str]:
+    """Give processes about to be started the address for metrics that the environment names, where the file has none;
+    returns place -> variable."""
+    address = address_by(env)
+    sections: list[tuple[Place, Any]] = [(("router",), data.get("router"))] if router else []
+    sections += [(("experts", at), one) for at, one in enumerate(_sections(data)) if str(one.get("name")) in starting]
+    done: dict[Place, str] = {}
+    for place, section in sections:
+        if address is not None and isinstance(section, dict) and section.get("metrics") is None:
+            section["metrics"] = address
+            done[*place, "metrics"] = PORT_VARIABLE
+    return done
+
+
 def _simulated(mesh: Mesh) -> Mesh:
     """Replace every real engine by a simulated one that serves the same experts."""
 
@@ -177,6 +200,8 @@ def _simulated(mesh: Mesh) -> Mesh:
 def _contradictions(mesh: Mesh) -> Iterable[tuple[Place, str]]:
     names = Counter(expert.name for expert in mesh.experts)
     addresses = Counter([mesh.router.listen, *(expert.listen for expert in mesh.experts)])
+    yield from contradictions(mesh)
+    yield from consistency.contradictions(mesh)
     for number, expert in enumerate(mesh.experts):
         if names[expert.name] > 1:
             yield ("experts", number, "name"), f"another expert process is called {expert.name} too"
@@ -211,6 +236,14 @@ def _one_sided_tls(mesh: Mesh) -> Iterable[tuple[Place, str]]:
         elif greets and not expert.tls:
             yield ("router", "expert_tls"), f"the router would ask {expert.name} by TLS"
             yield ("experts", number), f"`tls` is missing in {expert.name}, and the router has `expert_tls`"
+        elif expert.tls and expert.tls.client_authority and not _shown(mesh):
+            yield ("experts", number, "tls", "client_authority"), "the router would show no certificate"
+            yield ("router", "expert_tls"), f"`certificate` and `key` are missing, for which {expert.name} asks"
+
+
+def _shown(mesh: Mesh) -> bool:
+    """Whether the router shows its experts a certificate."""
+    return mesh.router.expert_tls is not None and mesh.router.expert_tls.certificate is not None
 
 
 def _known(place: tuple[Any, ...], data: Any) -> Place:

@@ -98,9 +98,10 @@ class _Gathered:
 class Tally:
     """What has passed an outlet: tokens, and when the first and the end came, in seconds of `time.monotonic`."""
 
-    __slots__ = ("ended_at", "first_at", "tokens")
+    __slots__ = ("ended_at", "expert", "first_at", "tokens")
 
     def __init__(self) -> None:
+        self.expert = ""  # who answers, once a service has found that it knows such an expert
         self.tokens = 0
         self.first_at: float | None = None
         self.ended_at: float | None = None

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mesh_wire import ticket_keys
+from mesh_wire.auth import consistency
 from mesh_wire.settings import ExpertSection, Mesh, RouterSection
 
 Place = tuple[str | int, ...]  # where in the file: keys and numbers of items
@@ -34,8 +35,11 @@ def rooted(mesh: Mesh, folder: Path) -> Mesh:
     if (outward := mesh.router.expert_tls) is not None:
         files = {f: folder / p for f in ("authority", "certificate", "key") if (p := getattr(outward, f))}
         changed["expert_tls"] = type(outward)(**files, server_name=outward.server_name)
+    callers, peers = consistency.rooted(mesh.callers, mesh.peers, folder)
     return mesh.model_copy(
         update={
+            "callers": callers,
+            "peers": peers,
             "router": mesh.router.model_copy(update=changed),
             "tickets": ticket_keys.rooted(mesh.tickets, folder),
             "experts": tuple(expert(section) for section in mesh.experts),
@@ -58,6 +62,18 @@ def missing_files(section: RouterSection | ExpertSection) -> Iterable[tuple[Plac
     if section.tls is not None:
         wanted += [(("tls", part), getattr(section.tls, part)) for part in ("certificate", "key", "client_authority")]
     return ((place, file) for place, file in wanted if file is not None and not file.exists())
+
+
+def unusable_files(section: RouterSection | ExpertSection) -> Iterable[tuple[Place, str]]:
+    """Yield what is wrong with the certificates and keys of a section, each with its place in it."""
+    if section.tls is not None:
+        yield from ((("tls", part), f"{getattr(section.tls, part)} {words}") for part, words in section.tls.faults())
+    if isinstance(section, RouterSection) and (outward := section.expert_tls) is not None:
+        yield from ((("expert_tls", part), _said(getattr(outward, part), words)) for part, words in outward.faults())
+
+
+def _said(file: Path | None, words: str) -> str:
+    return f"{file} {words}" if file else words
 
 
 def port_in_use(address: str) -> str | None:

@@ -11,6 +11,8 @@ from collections.abc import Coroutine
 from importlib.metadata import version
 from typing import Any
 
+from mesh_wire.discreet import DiscreetFormatter
+
 log = logging.getLogger(__name__)
 
 STOPPED, FAILED, MISCONFIGURED = 0, 1, 2  # exit codes
@@ -55,10 +57,11 @@ def begin(level: str | None = None, *, who: str = "") -> None:
         who: stands in every line of the log; where several processes write to one.
     """
     said = f"{who}: %(message)s" if who else "%(message)s"
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(DiscreetFormatter(f"%(asctime)s %(levelname)s %(name)s: {said}"))
     logging.basicConfig(
         level=level or os.environ.get("EXPERTMESH_LOG", "INFO").upper(),
-        format=f"%(asctime)s %(levelname)s %(name)s: {said}",
-        stream=sys.stderr,
+        handlers=[handler],
         force=bool(who),  # a fork has its parent's log set up already
     )
     parent = os.environ.get("EXPERTMESH_PARENT", "")

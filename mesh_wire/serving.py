@@ -10,8 +10,11 @@ from grpc_channelz.v1 import channelz
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from mesh_wire.boundary import Boundary
+from mesh_wire.auth.guard import Guard
+from mesh_wire.auth.reloading import Certificates
+from mesh_wire.boundary import Admit, Boundary, Trailer
 from mesh_wire.settings import ServerSection
+from mesh_wire.telemetry import Telemetry
 from mesh_wire.tls import ClientTls, ServerTls
 from mesh_wire.wire_options import MAX_MESSAGE_BYTES, channel_options, server_options
 
@@ -46,10 +49,13 @@ async def serving(
     grace_s: float,
     drain: Callable[[], Awaitable[None]] | None = None,
     tls: ServerTls | None = None,
+    telemetry: Telemetry | None = None,
     max_message_bytes: int = MAX_MESSAGE_BYTES,
     with_reflection: bool = True,
     with_channelz: bool = False,
     shares_port: bool = False,
+    trailer: Trailer = tuple,
+    admit: Admit | None = None,
 ) -> AsyncIterator[Serving]:
     """Serve until the block ends, then drain.
 
@@ -63,12 +69,17 @@ async def serving(
         drain: refuses new requests and returns when the running ones are done. gRPC's own grace would wait for streams
             that never end by themselves, such as a router's session.
         shares_port: other processes of the same service listen there too, and take over from the start of the drain.
+        trailer: metadata with which every call ends, whatever way it does.
+        admit: is asked whether a call may come in; see `Boundary`.
 
     Raises:
         PortTaken: the address cannot be listened on.
+        Unusable: its certificates are not.
     """
+    shown = Certificates(tls, telemetry).credentials() if tls else None
     server = grpc.aio.server(
-        interceptors=[Boundary(max_message_bytes)], options=server_options(max_message_bytes, shares_port=shares_port)
+        interceptors=[Boundary(max_message_bytes, trailer, admit)],
+        options=server_options(max_message_bytes, shares_port=shares_port),
     )
     healths = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(healths, server)
@@ -79,7 +90,7 @@ async def serving(
     if with_channelz:
         channelz.add_channelz_servicer(server)
     try:
-        port = server.add_secure_port(address, tls.credentials()) if tls else server.add_insecure_port(address)
+        port = server.add_secure_port(address, shown) if shown else server.add_insecure_port(address)
     except RuntimeError as error:
         await server.stop(None)
         raise PortTaken(f"cannot listen on {address}: {error}") from None
@@ -109,7 +120,10 @@ def serving_by(
     services: Sequence[str],
     *,
     drain: Callable[[], Awaitable[None]],
+    telemetry: Telemetry | None = None,
     shares_port: bool = False,
+    trailer: Trailer = tuple,
+    guard: Guard | None = None,
 ) -> AbstractAsyncContextManager[Serving]:
     """Serve as a section of the mesh file says; see `serving`."""
     return serving(
@@ -119,10 +133,13 @@ def serving_by(
         grace_s=section.drain_grace_s,
         drain=drain,
         tls=section.tls,
+        telemetry=telemetry,
         max_message_bytes=section.max_message_bytes,
         with_reflection=section.reflection,
         with_channelz=section.channelz,
         shares_port=shares_port,
+        trailer=trailer,
+        admit=guard.admit if guard else None,
     )
 
 

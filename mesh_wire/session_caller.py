@@ -3,7 +3,9 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import grpc
@@ -14,14 +16,20 @@ from expertmesh.v1.inference_pb2_grpc import InferenceServiceStub
 from mesh_wire.deadlines import Deadline, duration
 from mesh_wire.errors import MeshError, Unavailable, error_of, error_of_stream
 from mesh_wire.outlets import Outlet
+from mesh_wire.resuming import Delivered
 from mesh_wire.session_outbox import rows_of
 from mesh_wire.telemetry import Telemetry
 from mesh_wire.wire_options import SESSION_AGE_S
 
 log = logging.getLogger(__name__)
 
+FAREWELL_S = 1.0  # how long the last word may take when a session is closed
 
 Headers = Sequence[tuple[str, str]]
+
+
+class Broken(Unavailable):
+    """The session itself broke: nobody said so over it."""
 
 
 class Relay(Protocol):
@@ -32,6 +40,15 @@ class Relay(Protocol):
 
     def end(self, finished: Finished) -> None:
         """The last event is there, and may be changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """How the requests fare that are under way at a server. All times are seconds of `time.monotonic`."""
+
+    heard_at: float  # when the server last said anything to them, or the first of them was sent
+    stepped_at: float | None  # when any request that has begun last got more; None: none has begun
+    asked_at: float | None  # when the oldest that has not begun was sent; None: all have
 
 
 class SessionCaller:
@@ -71,6 +88,7 @@ class SessionCaller:
         *,
         trace: Mapping[str, str] | None = None,
         ticket: str = "",
+        delivered: Delivered | None = None,
     ) -> None:
         """Have one request answered into `outlet`. Cancelling the call cancels the request there.
 
@@ -78,6 +96,7 @@ class SessionCaller:
             relay: is told of the first event and of the last, before the outlet gets them.
             trace: W3C trace context, by header; None means the current span's.
             ticket: permission to ask for this one request; see `tickets`.
+            delivered: takes note of all that the outlet is given, so that the answer can go on elsewhere.
 
         Raises:
             MeshError: as the server ended the request; UNAVAILABLE EXPERT_LOST when the session broke, with what broke
@@ -88,14 +107,53 @@ class SessionCaller:
         if self._session is None or self._session.broken:
             self._session = _OpenSession(self._stub, self._headers(), time.monotonic() + self._age_s)
         carried = self._telemetry.carry() if trace is None else trace
-        await self._session.ask(request, outlet, deadline, caller, carried, relay, ticket)
+        self._telemetry.given_on(carried, partial(self._keep, self._session))
+        await self._session.ask(request, outlet, deadline, caller, carried, relay, ticket, delivered or Delivered())
+
+    def _keep(self, session: "_OpenSession", traceparent: str) -> None:
+        """Have a trace kept by whom a session led to, though it be over: then the next one tells."""
+        if session.keep(traceparent) or self.closed:
+            return
+        if self._session is None or not self._session.keep(traceparent):
+            self._session = _OpenSession(self._stub, self._headers(), time.monotonic() + self._age_s)
+            self._session.keep(traceparent)
+
+    def keep(self, traceparent: str) -> None:
+        """Have a trace kept by the server, though its request went there by another way."""
+        if self._session is not None:
+            self._keep(self._session, traceparent)
+        elif not self.closed:
+            self._session = _OpenSession(self._stub, self._headers(), time.monotonic() + self._age_s)
+            self._session.keep(traceparent)
 
     def renew(self) -> None:
         """Open another session for the next request. Those under way stay in theirs, which ends with the last."""
         if self._session is not None:
             self._session.retire()
-            self._retired = [one for one in (*self._retired, self._session) if not one.broken]
+            self._retired = [one for one in (*self._retired, self._session) if not one.over]
             self._session = None
+
+    def pulse(self) -> Pulse | None:
+        """Return how the requests under way fare; None where there are none."""
+        pulses = [pulse for session in self._open() if (pulse := session.pulse()) is not None]
+        if not pulses:
+            return None
+        return Pulse(
+            max(pulse.heard_at for pulse in pulses),
+            max((pulse.stepped_at for pulse in pulses if pulse.stepped_at is not None), default=None),
+            min((pulse.asked_at for pulse in pulses if pulse.asked_at is not None), default=None),
+        )
+
+    def abandon(self, error: Unavailable) -> None:
+        """End every request under way with an error, each told how many tokens it had, and ask anew next time."""
+        for session in self._open():
+            session.abandon(error)
+        self.renew()
+
+    def _open(self) -> Iterator["_OpenSession"]:
+        yield from self._retired
+        if self._session is not None:
+            yield self._session
 
     async def close(self) -> None:
         """End the session and with it every request in it."""
@@ -109,9 +167,12 @@ class SessionCaller:
 class _Asking:
     """A request that is under way."""
 
-    __slots__ = ("begun", "delta", "done", "outlet", "relay")
+    __slots__ = ("add_text", "add_tokens", "asked_at", "begun", "delta", "done", "outlet", "relay")
 
-    def __init__(self, outlet: Outlet, done: asyncio.Future[None], relay: Relay | None) -> None:
+    def __init__(self, outlet: Outlet, done: asyncio.Future[None], relay: Relay | None, delivered: Delivered) -> None:
+        self.asked_at = time.monotonic()
+        self.add_text = delivered.add_text
+        self.add_tokens = delivered.add_tokens
         self.outlet = outlet
         self.delta = outlet.delta  # bound once: it is called for every token
         self.done = done
@@ -141,6 +202,9 @@ class _OpenSession:
         self._last_id = 0
         self._starts: list[SessionStart] = []
         self._cancels: list[int] = []
+        self._kept: list[str] = []  # traces, until they are written
+        self._told = False  # whether there were any
+        self._heard_at = self._stepped_at = time.monotonic()
         self._wanted = asyncio.Event()
         self._call: Any = stub.Session(metadata=headers)
         self._tasks = [asyncio.create_task(self._write()), asyncio.create_task(self._read())]
@@ -154,6 +218,7 @@ class _OpenSession:
         trace: Mapping[str, str],
         relay: Relay | None,
         ticket: str,
+        delivered: Delivered,
     ) -> None:
         self._last_id = stream_id = self._last_id + 1
         left_s = deadline.left_s()
@@ -166,7 +231,7 @@ class _OpenSession:
             caller=caller,
             ticket=ticket,
         )
-        asking = self._asking[stream_id] = _Asking(outlet, asyncio.get_running_loop().create_future(), relay)
+        asking = self._asking[stream_id] = _Asking(outlet, asyncio.get_running_loop().create_future(), relay, delivered)
         self._starts.append(start)
         self._wanted.set()
         try:
@@ -183,23 +248,54 @@ class _OpenSession:
         self._retired = True
         self._wanted.set()
 
+    def keep(self, traceparent: str) -> bool:
+        """Have a trace kept there; False where the session is over."""
+        if self.broken or self._tasks[0].done():
+            return False
+        self._kept.append(traceparent)
+        self._told = True
+        self._wanted.set()
+        return True
+
     async def close(self) -> None:
+        if self._told and not self._asking and not self.broken:  # what was told may be on its way
+            self.retire()
+            await asyncio.wait(self._tasks, timeout=FAREWELL_S)
         self._break(Unavailable("the session was closed", reason="EXPERT_LOST"))
         self._call.cancel()
         for task in self._tasks:
             task.cancel()
         await asyncio.wait(self._tasks)
 
+    @property
+    def over(self) -> bool:
+        """Whether nothing of it runs any more."""
+        return all(task.done() for task in self._tasks)
+
+    def pulse(self) -> Pulse | None:
+        if not self._asking:
+            return None
+        sent = [one.asked_at for one in self._asking.values()]
+        unbegun = [one.asked_at for one in self._asking.values() if not one.begun]
+        stepped_at = self._stepped_at if len(unbegun) < len(sent) else None
+        return Pulse(max(self._heard_at, min(sent)), stepped_at, min(unbegun, default=None))
+
+    def abandon(self, error: Unavailable) -> None:
+        if not self.broken:
+            self._break(error)
+            self._call.cancel()
+
     async def _write(self) -> None:
         """Send starts and cancels, all that has gathered in each message."""
         try:
-            while self._asking or self._cancels or not self._retired:
+            while self._asking or self._cancels or self._kept or not self._retired:
                 await self._wanted.wait()
                 self._wanted.clear()
                 starts, self._starts = self._starts, []
                 cancels, self._cancels = self._cancels, []
-                if starts or cancels:
-                    await self._call.write(SessionRequest(starts=starts, cancels=cancels))
+                kept, self._kept = self._kept, []
+                if starts or cancels or kept:
+                    await self._call.write(SessionRequest(starts=starts, cancels=cancels, kept_traces=kept))
             await self._call.done_writing()
         except (grpc.RpcError, asyncio.InvalidStateError):
             return  # the reader sees the same end, with its status
@@ -221,15 +317,19 @@ class _OpenSession:
 
     def _hand_out(self, message: SessionResponse) -> None:
         asking = self._asking
+        self._heard_at = time.monotonic()
         for routed in message.routes:
             if (one := asking.get(routed.stream_id)) is not None and one.relay is None:
                 one.outlet.route(routed.route)  # with a relay, the choice of a router behind us stays its own affair
         if message.HasField("deltas"):
+            self._stepped_at = self._heard_at
             for stream_id, text, token_ids, logprobs in rows_of(message.deltas):
                 one = asking.get(stream_id)
                 if one is not None:
                     if not one.begun:
                         one.begin()
+                    one.add_text(text)
+                    one.add_tokens(token_ids)
                     one.delta(text, token_ids, logprobs)
         for ended in message.finished:
             if (one := asking.pop(ended.stream_id, None)) is not None:
@@ -243,7 +343,7 @@ class _OpenSession:
         self.broken = True
         asking, self._asking = self._asking, {}
         for one in asking.values():
-            told = Unavailable(error.message, reason=error.reason, tokens_sent=str(one.outlet.tally.tokens))
+            told = Broken(error.message, reason=error.reason, tokens_sent=str(one.outlet.tally.tokens))
             told.__cause__ = cause
             _resolve(one.done, told)
 

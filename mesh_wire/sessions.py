@@ -38,6 +38,8 @@ class Session:
                     self._start(start)
                 for stream_id in message.cancels:
                     self._cancel(stream_id)
+                for traceparent in message.kept_traces:
+                    self._answering.keep_trace(traceparent)
             if self._open:
                 await asyncio.wait(self.tasks)
         finally:

@@ -4,8 +4,12 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from mesh_wire.admission_section import AdmissionSection, Positive
+from mesh_wire.auth.production import secured
+from mesh_wire.auth.sections import Acceptance, CallerSection, PeerSection
+from mesh_wire.section import Count, KeySource, Name, Section
 from mesh_wire.tls import ClientTls, ServerTls
 from mesh_wire.wire_options import MAX_MESSAGE_BYTES
 
@@ -24,14 +28,9 @@ def _target(text: str) -> str:
 
 Address = Annotated[str, AfterValidator(_address)]
 Target = Annotated[str, AfterValidator(_target)]
-Name = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(ge=0)]
+Text = Annotated[str, Field(min_length=1)]
 Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Simulation(Section):
@@ -40,8 +39,12 @@ class Simulation(Section):
     prefill_tokens_per_s: Annotated[float, Field(ge=0)] = 0.0  # prompt tokens read per second; 0: no time at all
     step_base_s: Seconds = 0.0  # seconds that a step takes, however few sequences it has
     step_per_sequence_s: Seconds = 0.0  # seconds that each running sequence adds to a step
+    step_per_context_token_s: Seconds = 0.0  # seconds that each token before it, of prompt and answer, adds to a step
+    step_prompt_tokens: Count | None = None  # tokens of prompts that a step reads at most, whole prompts; absent: all
     slots: Count = 64  # sequences that run at once
     kv_capacity_tokens: Count = 1_000_000  # tokens of prompts and answers that have room at once
+    kv_grows: bool = False  # room is taken token by token, and the newest waits again where there is none, as in vLLM
+    speed: Annotated[float, Field(gt=0)] = 1.0  # simulated seconds that pass in a second of the machine's
     context_length: Count = 8192  # tokens of prompt and answer together
     vocabulary_size: Annotated[int, Field(ge=1000)] = 50_000
     ends_one_in: Annotated[int, Field(ge=0)] = 0  # one token in so many ends an answer by itself; 0: none does
@@ -60,6 +63,7 @@ class ServerSection(Section):
     tls: ServerTls | None = None  # PEM files; absent: plain text
     reflection: bool = True  # lets grpcurl and others ask for the schema
     channelz: bool = False  # gRPC's own inspection service
+    metrics: Address | None = None  # host:port of metrics for Prometheus; of worker 2 of a router, the next port, ...
 
 
 class RouterSection(ServerSection):
@@ -73,7 +77,7 @@ class RouterSection(ServerSection):
     )
     artefact: Path | None = None  # what the strategy was fitted to, a folder made by `python -m router_svc.fit`
     classify_budget_ms: Annotated[float, Field(gt=0, le=60_000)] = 50.0  # then the cheaper strategy's scores decide
-    examples: dict[Name, tuple[Annotated[str, Field(min_length=1)], ...]] = {}  # expert -> prompts, for `few_shot`
+    examples: dict[Name, tuple[Text, ...]] = Field(default={})  # expert -> prompts, for `few_shot`
     pinned: Name | None = None  # the one expert of strategy `pinned`
     seed: int = 0  # of strategy `random`
     generalist: Name = "general"  # answers when the router is unsure
@@ -84,8 +88,11 @@ class RouterSection(ServerSection):
     sibling_ms: Milliseconds = 100.0  # waiting that full precision is worth, where an expert has a twin in a lower one
     affinity_ms: Milliseconds = 250.0  # waiting that a conversation's own replica is worth; 0: it has none
     load_stale_s: Annotated[float, Field(gt=0)] = 2.0  # silence after which a busy replica's load is old news
+    stall_s: Annotated[float, Field(ge=0)] = 2.5  # a replica that hangs so long loses its requests to others; 0: never
+    hedge: bool = False  # a first token that is later than the recent 95th percentile is asked for at a second replica
     workers: Count = 1  # processes that share the port; several need Linux
     max_in_flight: Count = 1000  # requests let in at once, each worker an equal share; more get ROUTER_BUSY
+    admission: AdmissionSection = AdmissionSection()  # who is let in, and who goes first, while experts are full
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -105,10 +112,13 @@ class ExpertSection(ServerSection):
 
     name: Name  # what this replica calls itself
     serves: dict[Name, Path | None] = Field(min_length=1)  # expert -> LoRA adapter's folder; nothing: the base model
-    variants: dict[Name, Name] = {}  # expert -> lower precision in which it is served here: a twin, which helps out
+    variants: dict[Name, Name] = Field(default={})  # expert -> lower precision in which it is served here: a twin
     vllm: dict[str, Any] | None = None  # vLLM's engine arguments by vLLM's names, passed on and checked by vLLM
     simulated: Simulation | None = None  # in place of `vllm`: a simulated engine
     max_in_flight: Count = 128  # requests let in at once, running and waiting; more get EXPERT_BUSY
+    queue: Count = 32  # requests that may wait for a place in the engine; more get EXPERT_BUSY
+    max_wait_s: Positive | None = None  # expected seconds of waiting for a first token, in place of `queue`
+    accepts: tuple[Acceptance, ...] | None = None  # who may ask; absent: routers and tickets where there are any
 
     @model_validator(mode="before")
     @classmethod
@@ -127,25 +137,12 @@ class ExpertSection(ServerSection):
         return self
 
 
-class KeySource(Section):
-    """Where a secret is: at least 32 bytes."""
-
-    file: Path | None = None  # white space at its ends is not part of the secret
-    env: str | None = None  # the name of an environment variable
-
-    @model_validator(mode="after")
-    def _one(self) -> Self:
-        if (self.file is None) == (self.env is None):
-            raise ValueError("a key has either `file` or `env`")
-        return self
-
-
 class TicketSection(Section):
     """Tickets, with which callers may go around the router."""
 
     required: bool = False  # experts refuse whoever has none; the router gives them wherever there are keys
     lifetime_s: Annotated[float, Field(gt=0, le=3600)] = 30.0  # seconds in which a ticket can be used
-    keys: dict[Name, KeySource] = {}  # the first signs, all are believed
+    keys: dict[Name, KeySource] = Field(default={})  # the first signs, all are believed
 
     @model_validator(mode="after")
     def _usable(self) -> Self:
@@ -160,6 +157,14 @@ class Mesh(Section):
     router: RouterSection
     experts: tuple[ExpertSection, ...] = ()
     tickets: TicketSection = TicketSection()
+    callers: CallerSection | None = None  # who may call; absent: everybody may
+    peers: PeerSection | None = None  # by what experts know routers; absent: by nothing
+    production: bool = False  # refuses to start with anything open, and leaves reflection out; see docs/security.md
+
+    @model_validator(mode="before")
+    @classmethod
+    def _closed(cls, data: Any) -> Any:
+        return secured(data)
 
     @property
     def targets(self) -> tuple[str, ...]:

@@ -1,108 +1,58 @@
 """OpenTelemetry for one process: spans and metrics over OTLP/gRPC, set by the standard `OTEL_*` variables.
 
-Off, unless an OTLP endpoint is configured; then nothing is created and nothing is spent. Sampling is the SDK's:
-`OTEL_TRACES_SAMPLER=parentbased_traceidratio` with `OTEL_TRACES_SAMPLER_ARG=0.01` keeps one trace in a hundred.
+Off, unless an OTLP endpoint or an address for Prometheus is configured; then nothing is created and nothing is spent.
+Sampling is the SDK's: `OTEL_TRACES_SAMPLER=parentbased_traceidratio` with `OTEL_TRACES_SAMPLER_ARG=0.01` keeps one
+trace in a hundred, and `tail` those beside them that failed or were the slowest.
 """
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from opentelemetry import metrics, trace
-from opentelemetry.context import Context
+from opentelemetry.context import Context, attach, detach
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from mesh_wire.errors import MeshError
+from mesh_wire.long_streams import stride_of
+from mesh_wire.metrics import Labels, Values, instruments_of, observed
+from mesh_wire.prometheus import exporters, scraped_at
+from mesh_wire.sampling import wanted
+from mesh_wire.sketches import Sketch, span_of
+from mesh_wire.tail import Tail, none_of
 
 if TYPE_CHECKING:
     from opentelemetry.util.types import AttributeValue
 
 SCOPE = "expertmesh"
 _W3C = TraceContextTextMapPropagator()
-# Bounds that fit answers of language models, in seconds: from the semantic conventions' advice for GenAI servers.
-REQUEST_BOUNDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
-FIRST_TOKEN_BOUNDS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
-PER_TOKEN_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
-MARGIN_BOUNDS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
-CLASSIFY_BOUNDS = (0.00001, 0.00003, 0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
-
-
-@dataclass(frozen=True)
-class Instruments:
-    """The metrics of a service. Units are in their names' conventions: seconds and counts."""
-
-    request_duration: metrics.Histogram
-    time_to_first_token: metrics.Histogram
-    time_per_output_token: metrics.Histogram
-    in_flight: metrics.UpDownCounter
-    refused: metrics.Counter
-    decisions: metrics.Counter
-    classify_duration: metrics.Histogram
-    classified: metrics.Counter
-    margin: metrics.Histogram
-    reloads: metrics.Counter
-    merged: metrics.Counter
-    direct_requests: metrics.Counter
-    direct_tokens: metrics.Counter
 
 
 class Telemetry:
     """A process's tracer and instruments. Given to whoever needs it; nothing is global."""
 
-    def __init__(self, tracer: trace.Tracer, meter: metrics.Meter, *, enabled: bool) -> None:
+    def __init__(
+        self,
+        tracer: trace.Tracer,
+        meter: metrics.Meter,
+        *,
+        enabled: bool,
+        tail: Tail | None = None,
+        token_event_stride: int = 0,
+    ) -> None:
+        """Args:
+        tail: keeps some of what the sampler leaves out; None: nobody does.
+        token_event_stride: tokens between two events on a stream's span, at first; 0: none. See `long_streams`.
+        """
+        self.tail = tail
+        self.token_event_stride = token_event_stride
         self.tracer = tracer
         self.meter = meter
         self.enabled = enabled
-        self.instruments = Instruments(
-            request_duration=_histogram(
-                meter, "gen_ai.server.request.duration", "Time from request to last token", REQUEST_BOUNDS
-            ),
-            time_to_first_token=_histogram(
-                meter, "gen_ai.server.time_to_first_token", "Time from request to first token", FIRST_TOKEN_BOUNDS
-            ),
-            time_per_output_token=_histogram(
-                meter, "gen_ai.server.time_per_output_token", "Time per token after the first", PER_TOKEN_BOUNDS
-            ),
-            in_flight=meter.create_up_down_counter(
-                "expertmesh.requests.in_flight", unit="{request}", description="Requests being answered"
-            ),
-            refused=meter.create_counter(
-                "expertmesh.admission.refused", unit="{request}", description="Requests refused for want of a place"
-            ),
-            decisions=meter.create_counter(
-                "expertmesh.route.decisions", unit="{request}", description="Routes, by expert and reason"
-            ),
-            reloads=meter.create_counter(
-                "expertmesh.reloads", unit="{reload}", description="Readings of changed files, by outcome"
-            ),
-            merged=meter.create_counter(
-                "expertmesh.deltas.merged", unit="{delta}", description="Deltas that left with another of their answer"
-            ),
-            direct_requests=meter.create_counter(
-                "expertmesh.direct.requests", unit="{request}", description="Direct requests that ended"
-            ),
-            direct_tokens=meter.create_counter(
-                "expertmesh.direct.tokens", unit="{token}", description="Tokens of direct requests"
-            ),
-            classify_duration=_histogram(
-                meter, "expertmesh.route.classify.duration", "Time from text to scores", CLASSIFY_BOUNDS
-            ),
-            classified=meter.create_counter(
-                "expertmesh.route.classified",
-                unit="{prompt}",
-                description="Prompts scored, by the strategy intended, who decided, and why another did",
-            ),
-            margin=meter.create_histogram(
-                "expertmesh.route.margin",
-                unit="1",
-                description="Best score less the second best",
-                explicit_bucket_boundaries_advisory=list(MARGIN_BOUNDS),
-            ),
-        )
+        self.instruments = instruments_of(meter)
 
     @classmethod
     def off(cls) -> "Telemetry":
@@ -125,22 +75,74 @@ class Telemetry:
         if not self.enabled:
             yield trace.INVALID_SPAN
             return
-        span = self.tracer.start_span(name, parent, kind, attributes)
+        around = trace.get_current_span(parent)
+        if parent is None and self._leaves_out(around):
+            yield around
+            return
+        span = self._started(around, name, kind, parent, attributes, None)
+        token = attach(trace.set_span_in_context(span))
         try:
-            with trace.use_span(span, record_exception=False, set_status_on_exception=False):
-                yield span
+            yield span
         except BaseException as error:
-            fail(span, error)
+            if span.is_recording():
+                fail(span, error)
             raise
         finally:
+            detach(token)
             span.end()
+
+    def start_span(
+        self,
+        name: str,
+        kind: SpanKind = SpanKind.INTERNAL,
+        *,
+        parent: Context | None = None,
+        attributes: "Mapping[str, AttributeValue] | None" = None,
+        start_ns: int | None = None,
+    ) -> Span:
+        """Return a span that has begun, and is not current. Whoever has it ends it.
+
+        Within a span that is not recorded it is that span itself: the sampler would leave it out as well, for the
+        price of a sampled one's half.
+
+        Args:
+            parent: the caller's context; None means the current span.
+            start_ns: nanoseconds since the epoch; None: now.
+        """
+        around = trace.get_current_span(parent)
+        if parent is None and self._leaves_out(around):
+            return around
+        return self._started(around, name, kind, parent, attributes, start_ns)
+
+    def _leaves_out(self, around: Span) -> bool:
+        """Whether nothing is recorded within a span, since it is not itself."""
+        return self.tail is None and not around.is_recording() and none_of(around.get_span_context())
+
+    def _started(
+        self,
+        around: Span,
+        name: str,
+        kind: SpanKind,
+        parent: Context | None,
+        attributes: "Mapping[str, AttributeValue] | None",
+        start_ns: int | None,
+    ) -> Span:
+        if type(around) is Sketch:  # `isinstance` asks the metaclass, which takes as long as the sketch
+            record = around.record
+            return record.begin(record.new_id(), around.span_id, name, kind, attributes, start_ns)
+        span = self.tracer.start_span(name, parent, kind, attributes, start_time=start_ns)
+        if self.tail is None or not none_of(span.get_span_context()):
+            return span
+        return self.tail.begin(span, around, parent, name, kind, attributes)
 
     def past_span(
         self, name: str, start_ns: int, end_ns: int, attributes: "Mapping[str, AttributeValue] | None" = None
     ) -> None:
         """Record a stage that is over. Times are nanoseconds since the epoch."""
         if self.enabled:
-            self.tracer.start_span(name, None, SpanKind.INTERNAL, attributes, start_time=start_ns).end(end_ns)
+            span = self.start_span(name, attributes=attributes, start_ns=start_ns)
+            if span is not trace.get_current_span():
+                span.end(end_ns)
 
     def observe_seconds(self, name: str, description: str, value: Callable[[], float | None]) -> None:
         """Export what a function returns, in seconds, whenever metrics are collected; None is left out."""
@@ -149,22 +151,51 @@ class Telemetry:
     def observe(self, name: str, description: str, value: Callable[[], float | None], *, unit: str = "1") -> None:
         """Export what a function returns whenever metrics are collected; None is left out."""
 
-        def observed(options: metrics.CallbackOptions) -> list[metrics.Observation]:
-            found = value()
-            return [] if found is None else [metrics.Observation(found)]
+        def values() -> list[tuple[float, Labels]]:
+            return [] if (found := value()) is None else [(found, {})]
 
-        self.meter.create_observable_gauge(name, [observed], unit=unit, description=description)
+        self.observe_each(name, description, values, unit=unit)
+
+    def observe_each(self, name: str, description: str, values: Values, *, unit: str = "1") -> None:
+        """Export what a function returns, with labels, whenever metrics are collected; see `metrics.observed`."""
+        self.meter.create_observable_gauge(name, [observed(values)], unit=unit, description=description)
+
+    def observe_total(self, name: str, description: str, values: Values, *, unit: str) -> None:
+        """Export likewise what only ever grows."""
+        self.meter.create_observable_counter(name, [observed(values)], unit=unit, description=description)
 
     def carry(self) -> dict[str, str]:
         """The current span's W3C trace context, as `traceparent` and `tracestate`; empty when off."""
-        carrier: dict[str, str] = {}
-        if self.enabled:
-            _W3C.inject(carrier)
-        return carrier
+        if not self.enabled:
+            return {}
+        span = trace.get_current_span()
+        return span.headers() if type(span) is Sketch else _headers(span.get_span_context())
+
+    def given_on(self, carried: Mapping[str, str], tell: Callable[[str], None]) -> None:
+        """Remember that a trace context went to somebody, whom `tell` gives word where the trace is to be kept."""
+        if self.tail is not None and "traceparent" in carried:
+            self.tail.given_on(carried["traceparent"], trace.get_current_span(), tell)
+
+    def keep(self, traceparent: str) -> None:
+        """Keep a trace, because a caller says so; see `tail`."""
+        if self.tail is not None:
+            self.tail.told(traceparent)
+
+
+def _headers(context: trace.SpanContext) -> dict[str, str]:
+    """Return the W3C headers that name a span: as the propagator writes them, in a third of its time."""
+    if not context.is_valid:
+        return {}
+    headers = {"traceparent": f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"}
+    if context.trace_state:
+        headers["tracestate"] = context.trace_state.to_header()
+    return headers
 
 
 def parent_of(traceparent: str, tracestate: str = "") -> Context:
     """Return the context that a caller's W3C headers name; an empty one where they are absent or malformed."""
+    if not traceparent:
+        return Context()
     return _W3C.extract({"traceparent": traceparent, "tracestate": tracestate}, Context())
 
 
@@ -190,13 +221,22 @@ def fail(span: Span, error: BaseException) -> None:
 
 @contextmanager
 def exporting(
-    service: str, instance: str, *, env: Mapping[str, str] = os.environ, attributes: Mapping[str, str] | None = None
+    service: str,
+    instance: str,
+    *,
+    env: Mapping[str, str] = os.environ,
+    attributes: Mapping[str, str] | None = None,
+    metrics_at: str | None = None,
 ) -> Iterator[Telemetry]:
     """Telemetry of this process for as long as the block runs; what is pending is sent at its end.
 
     Args:
         service: `service.name`, such as `expertmesh-router`; `OTEL_SERVICE_NAME` wins.
         instance: `service.instance.id`, such as a replica's name.
+        metrics_at: where Prometheus finds the metrics, `host:port`, beside OTLP; None: nowhere.
+
+    Raises:
+        OSError: that address cannot be listened on.
     """
     anywhere = env.get("OTEL_EXPORTER_OTLP_ENDPOINT")
     spans_to = env.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", anywhere)
@@ -204,9 +244,9 @@ def exporting(
     off = env.get("OTEL_SDK_DISABLED", "").lower() == "true"
     if env.get("OTEL_TRACES_EXPORTER") == "none":
         spans_to = None
-    if env.get("OTEL_METRICS_EXPORTER") == "none":
+    if "otlp" not in exporters(env):
         metrics_to = None
-    if off or not (spans_to or metrics_to):
+    if off or not (spans_to or metrics_to or metrics_at):
         yield Telemetry.off()
         return
 
@@ -214,31 +254,37 @@ def exporting(
     from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
     from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.metrics import MeterProvider
-    from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+    from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
     resource = Resource.create(
         {"service.name": env.get("OTEL_SERVICE_NAME", service), "service.instance.id": instance, **(attributes or {})}
     )
     tracers = TracerProvider(resource=resource, shutdown_on_exit=False)
+    tail: Tail | None = None
     if spans_to:
-        tracers.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=spans_to)))
-    readers = [PeriodicExportingMetricReader(OTLPMetricExporter(endpoint=metrics_to))] if metrics_to else []
-    meters = MeterProvider(metric_readers=readers, resource=resource, shutdown_on_exit=False)
-    try:
+        spans = BatchSpanProcessor(OTLPSpanExporter(endpoint=spans_to))
+        tracers.add_span_processor(spans)
+        if kept := wanted(env):
+            new_id, scope = tracers.id_generator.generate_span_id, InstrumentationScope(SCOPE)
+            tail = Tail(kept, new_id, lambda sketch: spans.on_end(span_of(sketch, resource, scope)))
+    with ExitStack() as life:
+        life.callback(tracers.shutdown)
+        readers: list[MetricReader] = [life.enter_context(scraped_at(metrics_at))] if metrics_at else []
+        if metrics_to:
+            readers.append(PeriodicExportingMetricReader(OTLPMetricExporter(endpoint=metrics_to)))
+        meter: metrics.Meter = metrics.NoOpMeter(SCOPE)
+        if readers:  # without any, the SDK's would still count everything, for nobody, dearer than an unsampled trace
+            meters = MeterProvider(metric_readers=readers, resource=resource, shutdown_on_exit=False)
+            life.callback(meters.shutdown)
+            meter = meters.get_meter(SCOPE)
         yield Telemetry(
             tracers.get_tracer(SCOPE) if spans_to else trace.NoOpTracer(),
-            meters.get_meter(SCOPE),
+            meter,
             enabled=bool(spans_to),
+            tail=tail,
+            token_event_stride=stride_of(env),
         )
-    finally:
-        tracers.shutdown()
-        meters.shutdown()
-
-
-def _histogram(meter: metrics.Meter, name: str, description: str, bounds: Sequence[float]) -> metrics.Histogram:
-    return meter.create_histogram(
-        name, unit="s", description=description, explicit_bucket_boundaries_advisory=list(bounds)
-    )

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mesh_wire.settings import KeySource, TicketSection
-
-SHORTEST = 32  # bytes: what HS256 asks for
+from mesh_wire.secret_sources import secret_of, source_trouble
+from mesh_wire.section import KeySource
+from mesh_wire.settings import TicketSection
 
 
 @dataclass(frozen=True)
@@ -22,22 +22,14 @@ class Keys:
 
 def keys_of(section: TicketSection, env: Mapping[str, str] = os.environ) -> Keys | None:
     """Return the keys; None where there are none. What `key_troubles` finds must have been put right."""
-    secrets = {name: _secret(source, env) for name, source in section.keys.items()}
+    secrets = {name: secret_of(source, env) for name, source in section.keys.items()}
     return Keys(secrets) if secrets else None
 
 
 def key_troubles(section: TicketSection, env: Mapping[str, str]) -> Iterable[tuple[str, str]]:
     """Yield the name of each key that cannot be used, with the reason. No reason tells anything of a secret."""
-    for name, source in section.keys.items():
-        try:
-            secret = _secret(source, env)
-        except KeyError:
-            yield name, f"the environment has no {source.env}"
-        except OSError as error:
-            yield name, f"{source.file}: {error.strerror or 'cannot be read'}"
-        else:
-            if len(secret) < SHORTEST:
-                yield name, f"a key has at least {SHORTEST} bytes"
+    found = ((name, source_trouble(source, env)) for name, source in section.keys.items())
+    return ((name, trouble) for name, trouble in found if trouble)
 
 
 def rooted(section: TicketSection, folder: Path) -> TicketSection:
@@ -47,10 +39,3 @@ def rooted(section: TicketSection, folder: Path) -> TicketSection:
         return one if one.file is None else KeySource(file=folder / one.file)
 
     return section.model_copy(update={"keys": {name: source(one) for name, one in section.keys.items()}})
-
-
-def _secret(source: KeySource, env: Mapping[str, str]) -> bytes:
-    if source.env is not None:
-        return env[source.env].encode()
-    assert source.file is not None, "a source has one of the two"
-    return source.file.read_bytes().strip()

@@ -9,6 +9,7 @@ from typing import Any
 
 from expertmesh.v1.generation_pb2 import Chat, GenerateRequest, Role, Sampling, StructuredOutput
 from mesh_wire.errors import BadInput, Unsupported
+from mesh_wire.resuming import obstacle, unsupported
 
 MAX_NAME = 128
 MAX_STOPS = 16
@@ -38,6 +39,7 @@ def check(request: GenerateRequest) -> None:
     Raises:
         BadInput: with the reason and the field.
         Unsupported: it holds an image.
+        Unavailable: RESUME_UNSUPPORTED; it is the rest of an answer that cannot go on.
     """
     # What most requests leave unset is not looked at twice: this runs at every door, for every request.
     if name := request.request_id:
@@ -58,6 +60,8 @@ def check(request: GenerateRequest) -> None:
             raise BadInput("one of prompt, chat and token_ids must be set", reason="INPUT_MISSING", field="input")
     if request.HasField("sampling"):
         _check_sampling(request.sampling)
+    if request.HasField("resume"):
+        _check_resume(request)
 
 
 def check_name(name: str, field: str) -> None:
@@ -115,6 +119,24 @@ def _check_sampling(sampling: Sampling) -> None:
         _check_biases(sampling)
     if "structured_output" in given:
         _check_form(sampling.structured_output)
+
+
+def _check_resume(request: GenerateRequest) -> None:
+    """Refuse to go on with an answer that cannot be the request's, or not by its rules."""
+    resume = request.resume
+    if not resume.token_ids:
+        if resume.text:
+            raise BadInput("text without tokens", reason="RESUME_INVALID", field="resume.text")
+        return
+    most = request.sampling.max_new_tokens
+    if most and len(resume.token_ids) > most:
+        raise BadInput(
+            f"{len(resume.token_ids)} tokens, more than max_new_tokens, {most}",
+            reason="RESUME_INVALID",
+            field="resume.token_ids",
+        )
+    if field := obstacle(request):
+        raise unsupported(field, 0)
 
 
 def _check_biases(sampling: Sampling) -> None:

@@ -16,6 +16,8 @@ SESSION_AGE_S = 60.0
 # Calls that have arrived and that Python has not seen yet. From a thousand on, gRPC drops them unanswered, as CANCELLED,
 # so a burst met no admission and was told no reason; the bound is for memory alone, of which each takes about 20 kB.
 PENDING_CALLS = 16_384
+# Calls open at once on one connection: gRPC's own limit is none, and each takes memory before it has said a word.
+STREAMS_PER_CONNECTION = 10_000
 # gRPC stops pinging after two pings with no data between, so a peer that vanishes while nothing is said, such as a
 # replica whose load does not change, would be missed for as long as TCP takes; 0 is no such limit.
 _PINGS_WITHOUT_DATA = ("grpc.http2.max_pings_without_data", 0)
@@ -42,6 +44,9 @@ def server_options(
         ("grpc.max_send_message_length", -1),
         ("grpc.server.max_pending_requests", PENDING_CALLS),
         ("grpc.server.max_pending_requests_hard_limit", PENDING_CALLS),
+        ("grpc.max_concurrent_streams", STREAMS_PER_CONNECTION),
+        # A connection that says nothing is closed; gRPC would wait for two minutes.
+        ("grpc.server_handshake_timeout_ms", 20_000),
         # Two servers on one port share its calls without a word; unless that is meant, a port in use is an error.
         ("grpc.so_reuseport", int(shares_port)),
         *(sharing if shares_port else []),

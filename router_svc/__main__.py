@@ -24,7 +24,8 @@ def command(
     all of them again, one after the other. A mesh file or an artefact that changes is taken within seconds, without a
     restart; one that cannot be used is not, and the log says why.
     SIGINT or SIGTERM drains it. Exit codes: 0 stopped, 1 failed, 2 misconfigured. Telemetry goes where
-    OTEL_EXPORTER_OTLP_ENDPOINT says. EXPERTMESH_LOG sets the log's level.
+    OTEL_EXPORTER_OTLP_ENDPOINT says; with `metrics` in the file, Prometheus finds metrics there, those of each further
+    worker at the next port. EXPERTMESH_LOG sets the log's level.
     """
     process.begin()
     try:

@@ -1,11 +1,13 @@
 """How a router answers: let in, classify, select, and have the chosen replica answer into the caller's outlet."""
 
+import asyncio
 import time
+from collections.abc import Coroutine
+from typing import Any
 
 from opentelemetry.trace import SpanKind
 
 from expertmesh.v1.generation_pb2 import (
-    Finished,
     GenerateRequest,
     RouteChosen,
     StageTimings,
@@ -14,28 +16,47 @@ from expertmesh.v1.router_pb2 import RouteResponse
 from mesh_wire import inference
 from mesh_wire.admission import Admission
 from mesh_wire.deadlines import duration, seconds
-from mesh_wire.errors import Busy, MeshError, Unavailable
+from mesh_wire.errors import BadInput, MeshError, NotFound, Unavailable
 from mesh_wire.inference import Asked
+from mesh_wire.metrics import failure_word
 from mesh_wire.outlets import Outlet
+from mesh_wire.resuming import Delivered
+from mesh_wire.session_caller import Relay
 from mesh_wire.telemetry import Telemetry, epoch_offset_ns
+from router_svc.activity import Ledger
+from router_svc.admitting.turns import Turn, Turns
+from router_svc.attempts import RetryBudget, Then, Verdict, verdict
 from router_svc.choosing.explaining import UNSCORED, chosen_of, explained, labels_of
 from router_svc.choosing.rules import Rulebook, Rules
 from router_svc.choosing.selection import Decision, Wish, select
 from router_svc.choosing.wishes import wish_of
 from router_svc.classifying.classification import Classifier, Scored
 from router_svc.classifying.conversation import reading_of
+from router_svc.course import Course
+from router_svc.hedging import Hedges, Lane, Race
 from router_svc.replicas.fleet import Fleet
 from router_svc.strategies.strategy import Strategy
-
-ATTEMPTS = 2
 
 
 class RouterAnswers:
     """The `Answers` of a router."""
 
     def __init__(
-        self, classifier: Classifier, fleet: Fleet, rulebook: Rulebook, admission: Admission, telemetry: Telemetry
+        self,
+        classifier: Classifier,
+        fleet: Fleet,
+        rulebook: Rulebook,
+        admission: Admission,
+        telemetry: Telemetry,
+        ledger: Ledger,
+        turns: Turns,
+        *,
+        hedge: bool = False,
     ) -> None:
+        self._turns = turns
+        self._budget = RetryBudget()
+        self._hedges = Hedges(ledger, always=hedge)
+        self._ledger = ledger
         self._classifier = classifier
         self._fleet = fleet
         self._rulebook = rulebook
@@ -47,17 +68,13 @@ class RouterAnswers:
         return self._classifier.strategy
 
     async def answer(self, request: GenerateRequest, asked: Asked, outlet: Outlet) -> None:
-        try:
-            with self._admission.place():
-                await self._route_and_answer(request, asked, outlet)
-        except Busy as error:
-            if error.reason == "ROUTER_BUSY":
-                self._telemetry.instruments.refused.add(1)
-            raise
+        with self._admission.place(), self._turns.admitted(request, asked, outlet) as turn:
+            await self._route_and_answer(request, asked, outlet, turn)
 
     async def decide(self, request: GenerateRequest, asked: Asked) -> RouteResponse:
         """Choose without asking: what `Route` answers, the ticket apart."""
         with self._admission.place():
+            self._turns.check(request, asked.caller)
             rules, timings = self._rulebook.now, self._admitted(asked)
             scored = await self._classify(request, timings)
             wish = wish_of(request)
@@ -66,39 +83,86 @@ class RouterAnswers:
             response.timings.CopyFrom(timings)
             return response
 
-    async def _route_and_answer(self, request: GenerateRequest, asked: Asked, outlet: Outlet) -> None:
+    async def _route_and_answer(self, request: GenerateRequest, asked: Asked, outlet: Outlet, turn: Turn) -> None:
+        if request.resume.token_ids and not request.expert:
+            raise BadInput("an answer goes on with the expert that began it", reason="RESUME_INVALID", field="expert")
         rules, timings = self._rulebook.now, self._admitted(asked)
         scored = await self._classify(request, timings)
-        excluded: set[str] = set()
-        wish = wish_of(request, excluded)  # which sees what is excluded later
-        failure: MeshError | None = None
-        for attempt in range(1, ATTEMPTS + 1):
+        self._budget.deposit()
+
+        def first_token(expert: str) -> None:
+            self._ledger.first_token(expert, time.monotonic() - asked.began)
+
+        course = Course(request, outlet, timings, first_token)
+        wish = wish_of(request, course.excluded)  # which sees what is excluded later
+        while True:
+            course.attempt += 1
             try:
-                decision, chosen = self._select(scored, rules, wish, timings, attempt)
-            except Unavailable as nobody:  # else: what the first replica said tells more than that it was the only one
-                raise failure or nobody from None
-            request.expert = decision.expert
-            relay = _Relay(outlet, chosen, timings)
+                decision, chosen = self._select(scored, rules, course.wish(wish), timings, course.attempt)
+                if course.attempt == 1:
+                    decision, chosen = await self._in_turn(turn, decision, chosen, scored, rules, wish, timings)
+            except (NotFound, Unavailable) as nobody:  # what a replica said tells more than that it was the only one
+                raise self._told(course.failure or nobody, outlet) from None
+            request.expert = outlet.tally.expert = decision.expert
+            course.next(decision, chosen)
             try:
-                await self._ask(decision, request, asked, outlet, relay)
+                await self._attempt(course, request, asked, outlet, scored, rules, wish)
+                turn.usage = course.ended.usage if course.ended is not None else None
                 return
             except MeshError as error:
-                if attempt == ATTEMPTS or relay.begun or not self._worth_another(error, decision, excluded):
-                    raise
-                failure = error
+                decided = verdict(error, course.standing(asked.deadline.left_s()))
+                if not self._may(decided, course.decision):
+                    raise self._told(decided.error, outlet) from error.__cause__
+            course.goes_on(decided)
+            if decided.pause_s:
+                await asyncio.sleep(decided.pause_s)
 
-    def _worth_another(self, error: MeshError, decision: Decision, excluded: set[str]) -> bool:
-        """Whether somebody else may do better; if so, the replica that failed is out for this request.
+    async def _in_turn(
+        self,
+        turn: Turn,
+        decision: Decision,
+        chosen: RouteChosen,
+        scored: Scored,
+        rules: Rules,
+        wish: Wish,
+        timings: StageTimings,
+    ) -> tuple[Decision, RouteChosen]:
+        """Wait until it is a request's turn; whoever is to answer may be another by then."""
 
-        A busy expert is worth trying on its other replicas only; one that is gone, on whoever would answer then.
-        """
-        excluded.add(decision.chosen.endpoint)
-        if error.code is Busy.code:
-            return decision.more
-        return error.code is Unavailable.code
+        def anew() -> Decision:
+            now = wish._replace(chance=None, now=time.monotonic())
+            return select(scored.scores, self._fleet.roster, rules.policy, now)
+
+        began, began_ns = time.monotonic(), time.time_ns()
+        decided = await self._turns.come(turn, decision, anew)
+        if decided is decision:
+            return decision, chosen
+        if self._telemetry.enabled:
+            self._telemetry.past_span("route.admit", began_ns, time.time_ns())
+        timings.admit.CopyFrom(duration(seconds(timings.admit) + time.monotonic() - began))
+        return decided, chosen_of(decided, scored, rules, 1)
+
+    def _may(self, decided: Verdict, decision: Decision) -> bool:
+        """Whether there is another attempt; it is counted, and paid for where it costs something."""
+        if decided.then is Then.END:
+            return False
+        instruments = self._telemetry.instruments
+        labels = {"expertmesh.expert": decision.expert, "error.type": failure_word(decided.error)}
+        if decided.costs and not self._budget.withdraw():
+            instruments.attempts_refused.add(1, labels)
+            return False
+        (instruments.resumes if decided.then is Then.RESUME else instruments.second_attempts).add(1, labels)
+        return True
+
+    @staticmethod
+    def _told(error: MeshError, outlet: Outlet) -> MeshError:
+        """Return an error that says how much the caller has, of all attempts together."""
+        if outlet.tally.tokens:
+            error.facts["tokens_sent"] = str(outlet.tally.tokens)
+        return error
 
     def _admitted(self, asked: Asked) -> StageTimings:
-        if self._telemetry.enabled:
+        if asked.span.is_recording():
             began_ns = int(asked.began * 1e9) + epoch_offset_ns()
             self._telemetry.past_span("route.admit", began_ns, time.time_ns())
         return StageTimings(admit=duration(time.monotonic() - asked.began))
@@ -130,12 +194,64 @@ class RouterAnswers:
                 span.set_attributes({**labels, "expertmesh.replica": decision.chosen.replica})
             chosen = chosen_of(decision, scored, rules, attempt)
             self._telemetry.instruments.decisions.add(1, labels)
+            self._ledger.routed(decision.expert, decision.reason)
             timings.select.CopyFrom(duration(time.monotonic() - began))
         return decision, chosen
 
-    async def _ask(
-        self, decision: Decision, request: GenerateRequest, asked: Asked, outlet: Outlet, relay: "_Relay"
+    async def _attempt(
+        self,
+        course: Course,
+        request: GenerateRequest,
+        asked: Asked,
+        outlet: Outlet,
+        scored: Scored,
+        rules: Rules,
+        wish: Wish,
     ) -> None:
+        """Ask the replica that was chosen; a second one beside it, where that is wanted and the first is late."""
+        decision, chosen = course.decision, course.chosen
+        late_s = None
+        if course.attempt == 1 and not course.tokens:
+            late_s = self._hedges.late_after_s(request, decision.expert)
+        if late_s is None:
+            await self._ask(decision, chosen, request, asked, outlet, course, course, course.delivered)
+            return
+
+        def ask(lane: Lane) -> Coroutine[Any, Any, None]:
+            return self._ask(lane.decision, lane.chosen, request, asked, lane, course, lane, lane.delivered)
+
+        race = Race(ask)
+
+        def second() -> Lane | None:
+            excluded = {decision.chosen.endpoint}
+            other = wish._replace(pinned=decision.expert, excluded=excluded, now=time.monotonic())
+            try:
+                found = select(scored.scores, self._fleet.roster, rules.policy, other)
+            except MeshError:  # there is no other
+                return None
+            if not self._hedges.one_more():
+                return None
+            self._telemetry.instruments.hedges.add(1, {"expertmesh.expert": decision.expert})
+            return Lane(race, outlet, course, found, chosen_of(found, scored, rules, course.attempt))
+
+        await race.run(Lane(race, outlet, course, decision, chosen), late_s, second)
+
+    async def _ask(
+        self,
+        decision: Decision,
+        chosen: RouteChosen,
+        request: GenerateRequest,
+        asked: Asked,
+        outlet: Outlet,
+        course: Course,
+        relay: Relay,
+        delivered: Delivered,
+    ) -> None:
+        """Have one replica answer.
+
+        Args:
+            outlet, relay, delivered: see `SessionCaller.ask`.
+        """
         endpoint = decision.chosen.endpoint
         host, _, port = endpoint.rpartition(":")
         with self._telemetry.span(
@@ -148,45 +264,23 @@ class RouterAnswers:
                 "server.port": int(port),
                 "expertmesh.expert": decision.expert,
                 "expertmesh.replica": decision.chosen.replica,
+                "expertmesh.attempt": course.attempt,
+                "expertmesh.resumed_tokens": course.tokens,
             },
         ) as span:
             if asked.span.is_recording():
-                asked.span.set_attributes(_attributes(decision, relay.chosen))
-            await self._fleet.replica(endpoint).ask(request, outlet, asked.deadline, asked.caller, relay)
+                asked.span.set_attributes(_attributes(decision, chosen))
+            await self._fleet.replica(endpoint).ask(request, outlet, asked.deadline, asked.caller, relay, delivered)
             span.set_attribute("rpc.response.status_code", "OK")
-            if (ended := relay.ended) is not None and asked.span.is_recording():
+            if (ended := course.ended) is not None and asked.span.is_recording():
                 asked.span.set_attributes(
                     {
+                        "expertmesh.replica": course.chosen.replica,
                         "gen_ai.usage.input_tokens": ended.usage.prompt_tokens,
                         "gen_ai.usage.output_tokens": ended.usage.completion_tokens,
+                        "expertmesh.resumed": ended.resumed,
                     }
                 )
-
-
-class _Relay:
-    """What a router adds to an answer: the route before its first event, its own stages in its last."""
-
-    def __init__(self, outlet: Outlet, chosen: RouteChosen, timings: StageTimings) -> None:
-        self.chosen = chosen
-        self.begun = False
-        self.ended: Finished | None = None
-        self._outlet = outlet
-        self._timings = timings
-        self._sent_at = time.monotonic()
-        self._first_at = self._sent_at
-
-    def begin(self) -> None:
-        self.begun = True
-        self._first_at = time.monotonic()
-        self._outlet.route(self.chosen)
-
-    def end(self, finished: Finished) -> None:
-        timings = finished.timings
-        at_expert_s = seconds(timings.queue) + seconds(timings.prefill)
-        forward_s = max(0.0, self._first_at - self._sent_at - at_expert_s)
-        timings.MergeFrom(self._timings)
-        timings.forward.CopyFrom(duration(forward_s))
-        self.ended = finished
 
 
 def _attributes(decision: Decision, chosen: RouteChosen) -> dict[str, str | float | int]:

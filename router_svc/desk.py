@@ -12,9 +12,13 @@ from expertmesh.v1.generation_pb2 import GenerateRequest
 from expertmesh.v1.router_pb2 import RouteAsk, RouteSessionResponse
 from mesh_wire import validation
 from mesh_wire.admission import Admission
+from mesh_wire.auth.callers import begins
 from mesh_wire.deadlines import Deadline, seconds
 from mesh_wire.errors import Busy, DeadlinePassed, Internal, MeshError, Unavailable, status_of
+from mesh_wire.metrics import failure_word
 from mesh_wire.telemetry import Telemetry, fail, parent_of
+from router_svc.activity import Ledger
+from router_svc.admitting.turns import Turns
 from router_svc.choosing.explaining import UNSCORED, chosen_of, explained, labels_of, lean
 from router_svc.choosing.rules import Rulebook, Rules
 from router_svc.choosing.selection import Decision, select
@@ -54,7 +58,11 @@ class Desk:
         admission: Admission,
         telemetry: Telemetry,
         draining: Callable[[], bool],
+        ledger: Ledger,
+        turns: Turns,
     ) -> None:
+        self._turns = turns
+        self._ledger = ledger
         self.admission = admission
         self.telemetry = telemetry
         self._classifier = classifier
@@ -79,7 +87,7 @@ class Desk:
                 decisions.append(self._decide(one, rules, places, response))
             except MeshError as error:
                 if isinstance(error, Busy):
-                    self.telemetry.instruments.refused.add(1)
+                    self.telemetry.instruments.refused.add(1, {"error.type": failure_word(error)})
                 _fail(response, one.ask, one.span, error)
         self._count(decisions)
 
@@ -88,13 +96,14 @@ class Desk:
             return trace.INVALID_SPAN
         attributes = {"rpc.system.name": "grpc", "rpc.method": METHOD}
         parent = parent_of(ask.traceparent, ask.tracestate)
-        return self.telemetry.tracer.start_span(f"{METHOD}/ask", parent, SpanKind.SERVER, attributes)
+        return self.telemetry.start_span(f"{METHOD}/ask", SpanKind.SERVER, parent=parent, attributes=attributes)
 
     def _take(self, ask: RouteAsk, span: Span) -> _Ask:
         request = ask.request
         validation.check(request)
         if ask.caller:
             validation.check_name(ask.caller, "caller")
+        begins(ask.caller)
         if self._draining():
             raise Unavailable("the server is shutting down", reason="DRAINING", tokens_sent="0")
         deadline = NEVER
@@ -133,6 +142,7 @@ class Desk:
         ask, request = one.ask, one.request
         if one.unscored:
             raise Internal("the prompt could not be scored", reason="INTERNAL", request_id=request.request_id)
+        self._turns.check(request, ask.caller)
         self.admission.take()
         held = False
         try:
@@ -170,6 +180,7 @@ class Desk:
             alike.setdefault((each.expert, each.reason, each.variant, each.affinity, spilled_from), []).append(each)
         for some in alike.values():
             self.telemetry.instruments.decisions.add(len(some), labels_of(some[0]))
+            self._ledger.routed(some[0].expert, some[0].reason, len(some))
 
 
 def _fail(response: RouteSessionResponse, ask: RouteAsk, span: Span, error: MeshError) -> None:

@@ -13,10 +13,8 @@ from opentelemetry.trace import SpanKind
 from expertmesh.v1 import inference_pb2_grpc, router_pb2_grpc
 from expertmesh.v1.router_pb2 import (
     Drift,
-    Expert,
     ListExpertsRequest,
     ListExpertsResponse,
-    Replica,
     RouteRequest,
     RouteResponse,
     RouteSessionRequest,
@@ -25,14 +23,19 @@ from expertmesh.v1.router_pb2 import (
 )
 from mesh_wire import inference, validation
 from mesh_wire.admission import Admission
+from mesh_wire.auth.access import peer_headers, router_guard
 from mesh_wire.deadlines import Deadline
 from mesh_wire.inference import Asked, InferenceServicer
 from mesh_wire.process import STOPPED, settle, terminated
+from mesh_wire.prometheus import address_of
 from mesh_wire.serving import Serving, serving_by
 from mesh_wire.settings import Mesh
 from mesh_wire.telemetry import Telemetry, exporting, parent_of
 from mesh_wire.ticket_keys import keys_of
 from mesh_wire.tickets import TicketOffice
+from router_svc.activity import Ledger
+from router_svc.admitting.turns import Turns
+from router_svc.admitting.watching import observe_queue, waits_of
 from router_svc.answers import RouterAnswers
 from router_svc.choosing.rules import Rulebook
 from router_svc.classifying.classification import Classifier, Scored
@@ -40,12 +43,15 @@ from router_svc.classifying.drift import Profile
 from router_svc.classifying.drift_sketch import Drifting
 from router_svc.classifying.faring import Faring
 from router_svc.desk import Desk
+from router_svc.listing import Listing
+from router_svc.measuring import observe_fleet
 from router_svc.reloading.files import stamps
 from router_svc.reloading.loading import corpus_of, latest
 from router_svc.reloading.plan import experts_of, policy_of
 from router_svc.reloading.reload import Reloader
 from router_svc.reloading.source import Source, Stamps
 from router_svc.replicas.fleet import Fleet, open_fleet
+from router_svc.replicas.stalls import StallWatch
 from router_svc.route_exchange import RouteExchange
 from router_svc.strategies.opening import open_strategy
 from router_svc.tending import kept_up, tell_health
@@ -68,7 +74,9 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
         faring: Faring,
         drifting: Drifting,
         reloader: Reloader | None,
+        listing: Listing,
     ) -> None:
+        self._listing = listing
         self._answers = answers
         self._desk = desk
         self._drifting = drifting
@@ -82,12 +90,15 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
         self, request: RouteRequest, context: grpc.aio.ServicerContext[RouteRequest, RouteResponse]
     ) -> RouteResponse:
         headers = inference.headers_of(context)
-        with self._telemetry.span(
-            f"{SERVICE}/Route",
-            SpanKind.SERVER,
-            parent=parent_of(headers.get("traceparent", ""), headers.get("tracestate", "")),
-            attributes={"rpc.system.name": "grpc", "rpc.method": f"{SERVICE}/Route"},
-        ) as span:
+        with (
+            self._telemetry.instruments.call(f"{SERVICE}/Route"),
+            self._telemetry.span(
+                f"{SERVICE}/Route",
+                SpanKind.SERVER,
+                parent=parent_of(headers.get("traceparent", ""), headers.get("tracestate", "")),
+                attributes={"rpc.system.name": "grpc", "rpc.method": f"{SERVICE}/Route"},
+            ) as span,
+        ):
             validation.check(request.request)
             asked = Asked(Deadline.after(context.time_remaining()), "", span, time.monotonic())
             response = await self._answers.decide(request.request, asked)
@@ -110,23 +121,9 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
         context: grpc.aio.ServicerContext[ListExpertsRequest, ListExpertsResponse],
     ) -> ListExpertsResponse:
         drift = self._drifting.compared()
-        experts: dict[str, Expert] = {}
-        for replica in sorted(self._fleet.replicas, key=lambda replica: replica.endpoint):
-            for served in replica.description.experts:
-                expert = experts.setdefault(served.name, Expert(name=served.name))
-                expert.available = expert.available or not replica.trouble
-                expert.replicas.append(
-                    Replica(
-                        name=replica.description.replica,
-                        endpoint=replica.endpoint,
-                        serving=not replica.trouble,
-                        description=replica.description,
-                        load=replica.load,
-                        outstanding=replica.outstanding,
-                    )
-                )
         return ListExpertsResponse(
-            experts=[experts[name] for name in sorted(experts)],
+            experts=self._listing.experts(),
+            process=self._listing.process(),
             generalist=self._rulebook.now.policy.generalist,
             strategy=self._answers.strategy.name,
             artefact=self._answers.strategy.generation,
@@ -143,11 +140,14 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
 
 
 @asynccontextmanager
-async def router_server(mesh: Mesh, telemetry: Telemetry, source: Source | None = None) -> AsyncIterator[Serving]:
+async def router_server(
+    mesh: Mesh, telemetry: Telemetry, source: Source | None = None, worker: int = 0
+) -> AsyncIterator[Serving]:
     """Route and serve until the block ends. Ready once every configured expert has been tried.
 
     Args:
         source: the file that says so, to be watched for changes; None: nothing changes.
+        worker: its number among those that share the port; 0 where it is alone.
 
     Raises:
         ArtefactError: the strategy's artefact cannot be used.
@@ -160,7 +160,8 @@ async def router_server(mesh: Mesh, telemetry: Telemetry, source: Source | None 
     rulebook = Rulebook(policy_of(section))
     keys = keys_of(mesh.tickets)
     office = TicketOffice(keys, mesh.tickets.lifetime_s) if keys else None
-    async with open_fleet(mesh.targets, telemetry, section.expert_tls, office) as fleet:
+    guard, shown = router_guard(mesh, telemetry), peer_headers(mesh.peers)
+    async with open_fleet(mesh.targets, telemetry, section.expert_tls, office, shown) as fleet:
         await fleet.looked()
         strategy = open_strategy(
             section.strategy,
@@ -201,22 +202,37 @@ async def router_server(mesh: Mesh, telemetry: Telemetry, source: Source | None 
                 telemetry=telemetry,
                 swapped=swapped,
             )
-        answers = RouterAnswers(classifier, fleet, rulebook, admission, telemetry)
+        ledger = Ledger()
+        turns = Turns(fleet, section.admission, workers=section.workers, waited=waits_of(telemetry))
+        observe_queue(telemetry, turns)
+        answers = RouterAnswers(classifier, fleet, rulebook, admission, telemetry, ledger, turns, hedge=section.hedge)
         answering = InferenceServicer(answers, telemetry)
-        desk = Desk(classifier, fleet, rulebook, admission, telemetry, lambda: answering.draining)
+        listing = Listing(fleet, ledger, admission, worker, section.workers)
+        observe_fleet(telemetry, fleet)
+        desk = Desk(classifier, fleet, rulebook, admission, telemetry, lambda: answering.draining, ledger, turns)
 
         def register(server: grpc.aio.Server) -> None:
             inference_pb2_grpc.add_InferenceServiceServicer_to_server(answering, server)
             router_pb2_grpc.add_RouterServiceServicer_to_server(
-                RouterServicer(answers, fleet, rulebook, telemetry, desk, faring, drifting, reloader), server
+                RouterServicer(answers, fleet, rulebook, telemetry, desk, faring, drifting, reloader, listing), server
             )
 
         async with (
             aclosing(classifier),
             serving_by(
-                section, register, [inference.SERVICE, SERVICE], drain=answering.drain, shares_port=section.workers > 1
+                section,
+                register,
+                [inference.SERVICE, SERVICE],
+                telemetry=telemetry,
+                drain=answering.drain,
+                shares_port=section.workers > 1,
+                guard=guard,
             ) as server,
-            kept_up(tell_health(server, faring, reloader), *([reloader.run()] if reloader else [])),
+            kept_up(
+                tell_health(server, faring, reloader),
+                StallWatch(lambda: fleet.replicas, section.stall_s).run(),
+                *([reloader.run()] if reloader else []),
+            ),
         ):
             yield server
 
@@ -233,9 +249,10 @@ async def main(
     """
     async with AsyncExitStack() as life:
         instance = f"{mesh.router.listen} worker {worker}" if worker else mesh.router.listen
-        telemetry = life.enter_context(exporting("expertmesh-router", instance))
+        metrics_at = address_of(mesh.router, worker)
+        telemetry = life.enter_context(exporting("expertmesh-router", instance, metrics_at=metrics_at))
         stop = asyncio.create_task(terminated())
-        opening = asyncio.create_task(life.enter_async_context(router_server(mesh, telemetry, source)))
+        opening = asyncio.create_task(life.enter_async_context(router_server(mesh, telemetry, source, worker)))
         await asyncio.wait((stop, opening), return_when=asyncio.FIRST_COMPLETED)
         if not opening.done():
             opening.cancel()

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -33,7 +33,10 @@ def free_port() -> int:
 class Child:
     """A process on one core, or on all, which dies with this one however this one ends."""
 
-    def __init__(self, arguments: Sequence[str], core: int | None, log: Path) -> None:
+    def __init__(
+        self, arguments: Sequence[str], core: int | None, log: Path, more: Mapping[str, str] | None = None
+    ) -> None:
+        """`more` are environment variables of its own, beside ours."""
         parent, libc = os.getpid(), ctypes.CDLL(None)
 
         def set_up() -> None:
@@ -45,7 +48,7 @@ class Child:
 
         paths = [str(ROOT / "protos"), str(ROOT / "client"), str(ROOT)]
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("OTEL_", "ROUTER_", "EXPERT_"))}
-        env = {**kept, "PYTHONPATH": os.pathsep.join(paths), "EXPERTMESH_LOG": "WARNING"}
+        env = {**kept, "PYTHONPATH": os.pathsep.join(paths), "EXPERTMESH_LOG": "WARNING", **(more or {})}
         self.log = log
         self._arguments = arguments
         with log.open("wb") as output:

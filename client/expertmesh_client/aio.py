@@ -1,16 +1,14 @@
 """The client for asyncio."""
 
 import json
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
 import grpc
 
 from expertmesh.v1.generation_pb2 import GenerateRequest
-from expertmesh.v1.inference_pb2_grpc import InferenceServiceStub
 from expertmesh.v1.router_pb2 import ListExpertsRequest, ListExpertsResponse, RouteRequest, RouteResponse
-from expertmesh.v1.router_pb2_grpc import RouterServiceStub
 from expertmesh_client.answer import AsyncAnswer
 from expertmesh_client.asking import Message, PrecisionWish, Wishes, request_of
 from expertmesh_client.call_span import CallSpan
@@ -21,13 +19,15 @@ from expertmesh_client.calls import (
     PAUSE_GROWTH,
     Call,
     OwnCall,
+    OwnCalls,
     SharedCall,
 )
 from expertmesh_client.direct import DirectCall
-from expertmesh_client.ways import Ways
+from expertmesh_client.places import Place, Places, is_gone, targets_of
+from expertmesh_client.tokens import Token, shown
+from mesh_wire.deadlines import Deadline
 from mesh_wire.errors import error_of_call
 from mesh_wire.serving import open_channel
-from mesh_wire.session_caller import SessionCaller
 from mesh_wire.telemetry import Telemetry
 from mesh_wire.tls import ClientTls
 
@@ -67,7 +67,9 @@ class AsyncClient:
     """Asks a router, or an expert directly. Made and used on one event loop. Every failure is a `MeshError`.
 
     Args:
-        target: where it listens: `host:port` or any gRPC target.
+        target: where it listens: `host:port` or any gRPC target. Several, in a list or with commas between them, are
+            routers of one mesh: when one is gone, the next takes over, answers under way included. A name behind which
+            several routers stand may be given twice.
         tls: None means plain text.
         timeout_s: time for each call that is given none of its own; None means no limit.
         telemetry: records a span per call and sends its context along; None records nothing.
@@ -76,11 +78,13 @@ class AsyncClient:
         direct: ask the router for decisions alone and get answers from the experts themselves, over a session to each,
             so that no token passes the router. The experts' addresses must be reachable from here.
         expert_tls: how experts are reached then; None means as the router is.
+        token: says to the router, and to no expert of a direct way, who asks: a token, or a function that returns one
+            that is good now. Without TLS, everybody on the way can read it.
     """
 
     def __init__(
         self,
-        target: str = DEFAULT_TARGET,
+        target: str | Sequence[str] = DEFAULT_TARGET,
         *,
         tls: ClientTls | None = None,
         timeout_s: float | None = None,
@@ -88,24 +92,27 @@ class AsyncClient:
         over: Over = "session",
         direct: bool = False,
         expert_tls: ClientTls | None = None,
+        token: Token | None = None,
     ) -> None:
-        self.target = target
+        targets = targets_of(target)
+        self.target = ",".join(targets)
         self._over = over
+        self._headers = shown(token)
         self._timeout_s = timeout_s
         self._telemetry = telemetry or Telemetry.off()
-        self._channel = open_channel(target, tls, service_config=SERVICE_CONFIG)
-        self._inference = InferenceServiceStub(self._channel)
-        self._sessions = SessionCaller(self._channel, self._telemetry)
+        self._direct = direct
         towards = tls if expert_tls is None else expert_tls
-        self._ways = Ways(self._channel, self._telemetry, lambda to: open_channel(to, towards)) if direct else None
-        self._router = RouterServiceStub(self._channel)
+
+        def place(target: str) -> Place:
+            channel = open_channel(target, tls, service_config=SERVICE_CONFIG)
+            around = (lambda to: open_channel(to, towards)) if direct else None
+            return Place(target, channel, self._telemetry, around, self._headers)
+
+        self._places = Places([place(each) for each in targets])
 
     async def close(self) -> None:
         """Close the connection; calls under way are cancelled."""
-        if self._ways is not None:
-            await self._ways.close()
-        await self._sessions.close()
-        await self._channel.close()
+        await self._places.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -151,13 +158,19 @@ class AsyncClient:
         )
 
         def begin(span: CallSpan) -> Call:
-            if self._ways is not None:
-                return DirectCall(self._ways, request, self._time(timeout_s), dict(span.headers))
+            if self._direct:
+                return DirectCall(self._places, request, self._time(timeout_s), dict(span.headers))
             if self._over == "session":
-                return SharedCall(self._sessions, request, self._time(timeout_s), dict(span.headers))
-            return OwnCall(self._inference.Generate(request, timeout=self._time(timeout_s), metadata=span.headers))
+                return SharedCall(self._places, request, self._time(timeout_s), dict(span.headers))
+            headers = (*span.headers, *self._headers())
+            kept = span.kept if span.is_told else None
+            if len(self._places) > 1:
+                return OwnCalls(self._places, request, self._time(timeout_s), headers, kept)
+            generate = self._places.now.inference.Generate
+            return OwnCall(generate(request, timeout=self._time(timeout_s), metadata=headers), kept)
 
-        return AsyncAnswer(begin, lambda: self._span(INFERENCE, "Generate", **_generation(request)))
+        decides = self._over == "session" or self._direct
+        return AsyncAnswer(begin, lambda: self._span(INFERENCE, "Generate", decides=decides, **_generation(request)))
 
     def chat(
         self,
@@ -194,30 +207,44 @@ class AsyncClient:
         """Ask who would answer, and why, without an answer."""
         about = request_of(prompt, messages=messages, expert=expert, conversation=conversation, precision=precision)
         request = RouteRequest(request=about)
-        return await self._unary(self._router.Route, "Route", request, timeout_s)
+        return await self._unary(lambda place: place.router.Route, "Route", request, timeout_s)
 
     async def experts(self, *, timeout_s: float | None = None) -> ListExpertsResponse:
         """Ask for the fleet and its load."""
-        return await self._unary(self._router.ListExperts, "ListExperts", ListExpertsRequest(), timeout_s)
+        return await self._unary(lambda place: place.router.ListExperts, "ListExperts", ListExpertsRequest(), timeout_s)
 
     async def _unary(
-        self, call: Callable[..., Awaitable[Response]], method: str, request: object, timeout_s: float | None
+        self,
+        call: Callable[[Place], Callable[..., Awaitable[Response]]],
+        method: str,
+        request: object,
+        timeout_s: float | None,
     ) -> Response:
         span = self._span(ROUTER, method)
         left: BaseException | None = None
+        deadline = Deadline.after(self._time(timeout_s))
+        untried = len(self._places)
         try:
-            return await call(request, timeout=self._time(timeout_s), metadata=span.headers)
-        except grpc.RpcError as error:
-            left = error_of_call(error)
-            raise left from None
+            headers = (*span.headers, *self._headers())
+            while True:
+                place = self._places.now
+                try:
+                    return await call(place)(request, timeout=deadline.left_s(), metadata=headers)
+                except grpc.RpcError as error:
+                    left = told = error_of_call(error)
+                untried -= 1
+                if not untried or not is_gone(told):
+                    raise told from None
+                self._places.leave(place)
+                left = None
         except BaseException as error:
             left = error
             raise
         finally:
             span.end(left)
 
-    def _span(self, service: str, method: str, **attributes: Any) -> CallSpan:
-        return CallSpan(self._telemetry, f"{service}/{method}", self.target, attributes)
+    def _span(self, service: str, method: str, *, decides: bool = False, **attributes: Any) -> CallSpan:
+        return CallSpan(self._telemetry, f"{service}/{method}", self._places.now.target, attributes, decides=decides)
 
     def _time(self, timeout_s: float | None) -> float | None:
         return self._timeout_s if timeout_s is None else timeout_s

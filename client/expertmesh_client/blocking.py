@@ -5,7 +5,7 @@ their spans and errors exist once, and requests that share one stream need that 
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Generator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import aclosing, suppress
 from queue import SimpleQueue
@@ -20,6 +20,8 @@ from expertmesh_client.aio import DEFAULT_TARGET, AsyncClient, Over
 from expertmesh_client.answer import AsyncAnswer, Event
 from expertmesh_client.asking import Message, PrecisionWish, Wishes
 from expertmesh_client.loop_thread import LoopThread
+from expertmesh_client.places import targets_of
+from expertmesh_client.tokens import Token
 from mesh_wire.errors import Foreign
 from mesh_wire.telemetry import Telemetry
 from mesh_wire.tls import ClientTls
@@ -104,7 +106,7 @@ class Client:
 
     def __init__(
         self,
-        target: str = DEFAULT_TARGET,
+        target: str | Sequence[str] = DEFAULT_TARGET,
         *,
         tls: ClientTls | None = None,
         timeout_s: float | None = None,
@@ -112,8 +114,9 @@ class Client:
         over: Over = "session",
         direct: bool = False,
         expert_tls: ClientTls | None = None,
+        token: Token | None = None,
     ) -> None:
-        self.target = target
+        self.target = ",".join(targets_of(target))
         self._loop = LoopThread()
         try:
             opened = _opened(
@@ -124,6 +127,7 @@ class Client:
                 over=over,
                 direct=direct,
                 expert_tls=expert_tls,
+                token=token,
             )
             self._client = self._loop.run(opened)
         except BaseException:
@@ -219,7 +223,7 @@ class Client:
         return self._loop.run(self._client.experts(timeout_s=timeout_s))
 
 
-async def _opened(target: str, **options: Any) -> AsyncClient:
+async def _opened(target: str | Sequence[str], **options: Any) -> AsyncClient:
     """Open the client on its own loop, to which its channel belongs."""
     return AsyncClient(target, **options)
 

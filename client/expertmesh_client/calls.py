@@ -4,17 +4,18 @@ import asyncio
 import copy
 import random
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Protocol
 
 import grpc
 
 from expertmesh.v1.generation_pb2 import GenerateRequest, GenerateResponse
+from expertmesh_client.moving import Moving, OnceRouted
+from expertmesh_client.places import Place, Places
 from mesh_wire.deadlines import Deadline
 from mesh_wire.errors import DeadlinePassed, Foreign, MeshError, error_of_call
-from mesh_wire.outlets import StreamOutlet
-from mesh_wire.session_caller import SessionCaller
+from mesh_wire.tail import KEPT_HEADER
 
 # The same for both ways: gRPC follows it for calls, `SharedCall` in sessions.
 ATTEMPTS = 3
@@ -39,13 +40,17 @@ class Call(Protocol):
 class OwnCall:
     """An answer that has a `Generate` call of its own."""
 
-    def __init__(self, call: Any) -> None:
+    def __init__(self, call: Any, kept: Callable[[], None] | None = None) -> None:
+        """`kept` is told when the server says at the end that it keeps its part of the trace; None: nobody asks."""
         self._call = call
+        self._kept = kept
 
     async def responses(self) -> AsyncGenerator[GenerateResponse, None]:
         try:
             async for response in self._call:
                 yield response
+            if self._kept is not None and KEPT_HEADER in dict(await self._call.trailing_metadata() or ()):
+                self._kept()
         except grpc.RpcError as error:
             raise error_of_call(error) from None
 
@@ -53,28 +58,88 @@ class OwnCall:
         self._call.cancel()
 
 
-class Gathering(ABC):
-    """An answer that gathers here until its reader takes it. It is asked for at once, and again while the server is
-    UNAVAILABLE and nothing has come."""
+class OwnCalls:
+    """As `OwnCall`, at several servers: where one is gone, the next goes on."""
 
-    def __init__(self, request: GenerateRequest, timeout_s: float | None) -> None:
-        self._request = request
-        self._outlet = StreamOutlet()
+    def __init__(
+        self,
+        places: Places,
+        request: GenerateRequest,
+        timeout_s: float | None,
+        metadata: Sequence[tuple[str, str]],
+        kept: Callable[[], None] | None = None,
+    ) -> None:
+        """`kept`: see `OwnCall`."""
+        self._places = places
+        self._moving = Moving(request, len(places))
+        self._deadline = Deadline.after(timeout_s)
+        self._metadata = metadata
+        self._kept = kept
+        self._expert = ""
+        self._call = self._ask(places.now)
+
+    async def responses(self) -> AsyncGenerator[GenerateResponse, None]:
+        moving, pause_s = self._moving, FIRST_PAUSE_S
+        while True:
+            place = self._places.now
+            if moving.moves:
+                self._call = self._ask(place)
+            try:
+                async with aclosing(self._call.responses()) as responses:
+                    async for response in responses:
+                        if response.HasField("delta"):
+                            moving.delivered.add(response.delta.text, response.delta.token_ids)
+                        elif response.HasField("route"):
+                            if self._expert:
+                                continue
+                            self._expert = response.route.expert
+                        yield response
+                return
+            except MeshError as error:
+                if self._places.closed or not moving.worth_it(error):
+                    raise
+                moving.move(error, self._expert)
+            self._places.leave(place)
+            if moving.all_tried:
+                await asyncio.sleep(_about(pause_s))
+                pause_s = min(pause_s * PAUSE_GROWTH, LONGEST_PAUSE_S)
+
+    def cancel(self) -> None:
+        self._call.cancel()
+
+    def _ask(self, place: Place) -> OwnCall:
+        left_s = self._deadline.left_s()
+        call = place.inference.Generate(self._moving.request, timeout=left_s, metadata=self._metadata)
+        return OwnCall(call, self._kept)
+
+
+class Gathering(ABC):
+    """An answer that gathers here until its reader takes it. It is asked for at once, again while the server is
+    UNAVAILABLE and nothing has come, and at the next server, where there are several, when one is gone."""
+
+    def __init__(self, places: Places, request: GenerateRequest, timeout_s: float | None) -> None:
+        self._places = places
+        self._moving = Moving(request, len(places))
+        self._outlet = OnceRouted()
         self._taken = False
         self._asking = asyncio.create_task(self._ask_in_time(Deadline.after(timeout_s)))
         self._asking.add_done_callback(self._over)
 
     @property
-    @abstractmethod
-    def _client_closed(self) -> bool: ...
+    def _client_closed(self) -> bool:
+        return self._places.closed
+
+    @property
+    def _request(self) -> GenerateRequest:
+        return self._moving.request
 
     @abstractmethod
-    async def _ask_once(self, deadline: Deadline) -> None:
-        """Ask, and return when the whole answer is in the outlet. Raises MeshError."""
+    async def _ask_once(self, place: Place, deadline: Deadline) -> None:
+        """Ask there, and return when the whole answer is in the outlet. Raises MeshError."""
 
     @abstractmethod
-    def _move(self) -> None:
-        """Leave a server that drains."""
+    def _renew(self, place: Place) -> None:
+        """Ask by another stream next time: a server that drains keeps those that it has."""
 
     @property
     def _begun(self) -> bool:
@@ -110,19 +175,32 @@ class Gathering(ABC):
         while True:
             if self._client_closed:
                 raise Foreign("the client is closed", status=grpc.StatusCode.CANCELLED)
+            place = self._places.now
             try:
-                await self._ask_once(deadline)
+                await self._ask_once(place, deadline)
                 return
             except MeshError as error:
+                if not self._client_closed and self._moving.worth_it(error):
+                    chosen = self._outlet.chosen
+                    self._moving.move(error, "" if chosen is None else chosen.expert)
+                    if error.reason == "DRAINING":
+                        self._renew(place)
+                    self._places.leave(place)
+                    if self._moving.all_tried:
+                        await asyncio.sleep(_about(pause_s))
+                        pause_s = min(pause_s * PAUSE_GROWTH, LONGEST_PAUSE_S)
+                    continue
                 told = _told(error, closed=self._client_closed)
-                if attempt == ATTEMPTS or self._begun or told.code is not grpc.StatusCode.UNAVAILABLE:
+                late = told.reason == "TOKEN_EXPIRED" and not moved  # a new stream may bring a newer token
+                worth_another = told.code is grpc.StatusCode.UNAVAILABLE or late
+                if attempt == ATTEMPTS or self._begun or not worth_another:
                     raise told from None
-            if told.reason == "DRAINING":  # a stream stays with its server, a new one finds another
-                self._move()
+            if late or told.reason == "DRAINING":  # a stream stays with its server, a new one finds another
+                self._renew(place)
                 if not moved:  # that is no failure: nothing is counted, and nobody waits
                     moved = True
                     continue
-            await asyncio.sleep(pause_s * random.uniform(0.8, 1.2))  # noqa: S311  # against crowds, not for secrecy
+            await asyncio.sleep(_about(pause_s))
             pause_s = min(pause_s * PAUSE_GROWTH, LONGEST_PAUSE_S)
             attempt += 1
 
@@ -131,21 +209,22 @@ class SharedCall(Gathering):
     """An answer that comes through a session, which others share."""
 
     def __init__(
-        self, sessions: SessionCaller, request: GenerateRequest, timeout_s: float | None, trace: Mapping[str, str]
+        self, places: Places, request: GenerateRequest, timeout_s: float | None, trace: Mapping[str, str]
     ) -> None:
-        self._sessions = sessions
         self._trace = trace
-        super().__init__(request, timeout_s)
+        super().__init__(places, request, timeout_s)
 
-    @property
-    def _client_closed(self) -> bool:
-        return self._sessions.closed
+    async def _ask_once(self, place: Place, deadline: Deadline) -> None:
+        delivered = self._moving.delivered
+        await place.sessions.ask(self._request, self._outlet, deadline, trace=self._trace, delivered=delivered)
 
-    async def _ask_once(self, deadline: Deadline) -> None:
-        await self._sessions.ask(self._request, self._outlet, deadline, trace=self._trace)
+    def _renew(self, place: Place) -> None:
+        place.sessions.renew()
 
-    def _move(self) -> None:
-        self._sessions.renew()
+
+def _about(pause_s: float) -> float:
+    """Return a pause of about that length, so that those that failed together do not come back together."""
+    return pause_s * random.uniform(0.8, 1.2)  # noqa: S311  # no secret
 
 
 def _told(error: MeshError, *, closed: bool) -> MeshError:

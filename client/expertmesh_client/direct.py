@@ -7,6 +7,7 @@ from opentelemetry.trace import SpanKind
 
 from expertmesh.v1.generation_pb2 import Finished, GenerateRequest, RouteChosen, Usage
 from expertmesh_client.calls import Gathering
+from expertmesh_client.places import Place, Places
 from expertmesh_client.routes import Routed
 from expertmesh_client.ways import Ways
 from mesh_wire.deadlines import Deadline
@@ -18,23 +19,22 @@ from mesh_wire.telemetry import parent_of
 class DirectCall(Gathering):
     """An answer that comes from its expert itself, by a router's decision."""
 
-    def __init__(self, ways: Ways, request: GenerateRequest, timeout_s: float | None, trace: Mapping[str, str]) -> None:
-        self._ways = ways
+    def __init__(
+        self, places: Places, request: GenerateRequest, timeout_s: float | None, trace: Mapping[str, str]
+    ) -> None:
+        self._ways = _ways(places.now)
         self._parent = parent_of(trace.get("traceparent", ""), trace.get("tracestate", ""))
-        super().__init__(request, timeout_s)
+        super().__init__(places, request, timeout_s)
 
-    @property
-    def _client_closed(self) -> bool:
-        return self._ways.closed
+    def _renew(self, place: Place) -> None:
+        _ways(place).routes.renew()
 
-    def _move(self) -> None:
-        self._ways.routes.renew()
-
-    async def _ask_once(self, deadline: Deadline) -> None:
+    async def _ask_once(self, place: Place, deadline: Deadline) -> None:
         """Ask for a route and follow it; once more, by another route, where its replica refuses or is lost.
 
         A ticket whose time was over before its replica saw it is replaced once; the replica may be the same.
         """
+        self._ways = _ways(place)
         excluded: list[str] = []
         late = False
         refusal: MeshError | None = None
@@ -65,7 +65,9 @@ class DirectCall(Gathering):
         about = {"rpc.system.name": "grpc", "rpc.method": "expertmesh.v1.RouterService/RouteSession"}
         telemetry = self._ways.telemetry
         with telemetry.span("route", SpanKind.CLIENT, parent=self._parent, attributes=about) as span:
-            routed = await self._ways.routes.ask(self._request, deadline, telemetry.carry(), excluded)
+            carried = telemetry.carry()
+            telemetry.given_on(carried, self._ways.keep)
+            routed = await self._ways.routes.ask(self._request, deadline, carried, excluded)
             span.set_attribute("rpc.response.status_code", "OK")
             return routed
 
@@ -90,7 +92,14 @@ class DirectCall(Gathering):
                 "expert call", SpanKind.CLIENT, parent=self._parent, attributes=about
             ) as span:
                 with self._ways.expert(decision.endpoint) as expert:
-                    await expert.ask(request, self._outlet, deadline, relay=note, ticket=decision.ticket)
+                    await expert.ask(
+                        request,
+                        self._outlet,
+                        deadline,
+                        relay=note,
+                        ticket=decision.ticket,
+                        delivered=self._moving.delivered,
+                    )
                 span.set_attribute("rpc.response.status_code", "OK")
             failure = None
         except MeshError as error:
@@ -98,6 +107,11 @@ class DirectCall(Gathering):
             raise
         finally:
             routed.report(usage=note.usage, failure=failure)
+
+
+def _ways(place: Place) -> Ways:
+    assert place.ways is not None, "opened with a client that goes around its routers"
+    return place.ways
 
 
 class _Note:

@@ -9,6 +9,7 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from expertmesh_client.aio import INFERENCE, AsyncClient
+from expertmesh_client.tokens import Token
 from mesh_wire.errors import Unavailable, error_of_call
 from mesh_wire.serving import open_channel
 from mesh_wire.tls import ClientTls
@@ -37,9 +38,11 @@ async def serving_at(address: str, tls: ClientTls | None = None) -> None:
                 watch.cancel()
 
 
-async def experts_found(address: str, experts: Collection[str], tls: ClientTls | None = None) -> None:
+async def experts_found(
+    address: str, experts: Collection[str], tls: ClientTls | None = None, token: Token | None = None
+) -> None:
     """Return when the router at `address` has found a replica for each of `experts`."""
-    async with AsyncClient(address, tls=tls) as client:
+    async with AsyncClient(address, tls=tls, token=token) as client:
         while True:
             fleet = await client.experts()
             if set(experts) <= {expert.name for expert in fleet.experts if expert.available}:

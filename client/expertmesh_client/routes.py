@@ -12,6 +12,7 @@ from expertmesh.v1.router_pb2 import RouteAsk, RouteReport, RouteResponse, Route
 from expertmesh.v1.router_pb2_grpc import RouterServiceStub
 from mesh_wire.deadlines import Deadline, duration
 from mesh_wire.errors import Foreign, MeshError, Unavailable, error_of, error_of_stream, status_of
+from mesh_wire.session_caller import Headers
 from mesh_wire.wire_options import SESSION_AGE_S
 
 LAST_WORDS_S = 1.0  # in which the last reports must have reached the router when the client is closed
@@ -35,7 +36,11 @@ class RouteCaller:
     As with a `SessionCaller`'s, an old one ends once every place that was given through it has been reported on.
     """
 
-    def __init__(self, channel: grpc.aio.Channel, *, age_s: float = SESSION_AGE_S) -> None:
+    def __init__(
+        self, channel: grpc.aio.Channel, headers: Callable[[], Headers] = tuple, *, age_s: float = SESSION_AGE_S
+    ) -> None:
+        """`headers` gives the metadata with which each exchange is opened."""
+        self._headers = headers
         self._stub = RouterServiceStub(channel)
         self._age_s = age_s
         self._exchanges: list[_Exchange] = []  # the last one may be in use, the others wait for reports
@@ -52,7 +57,7 @@ class RouteCaller:
         if self._exchanges and time.monotonic() >= self._exchanges[-1].old_at:
             self.renew()
         if not self._exchanges or self._exchanges[-1].retired:
-            self._exchanges.append(_Exchange(self._stub, time.monotonic() + self._age_s))
+            self._exchanges.append(_Exchange(self._stub, self._headers(), time.monotonic() + self._age_s))
         return await self._exchanges[-1].ask(request, deadline, trace, excluded)
 
     def renew(self) -> None:
@@ -66,7 +71,7 @@ class RouteCaller:
 
 
 class _Exchange:
-    def __init__(self, stub: Any, old_at: float) -> None:
+    def __init__(self, stub: Any, headers: Headers, old_at: float) -> None:
         self.broken = False
         self.retired = False
         self.old_at = old_at  # seconds of `time.monotonic` from which it is asked no more
@@ -76,7 +81,7 @@ class _Exchange:
         self._asks: list[RouteAsk] = []
         self._reports: list[RouteReport] = []
         self._wanted = asyncio.Event()
-        self._call = stub.RouteSession()
+        self._call = stub.RouteSession(metadata=headers)
         self._tasks = [asyncio.create_task(self._write()), asyncio.create_task(self._read())]
 
     async def ask(

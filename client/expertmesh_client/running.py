@@ -16,6 +16,7 @@ from expertmesh_client.child import Child, State
 from expertmesh_client.progress import Progress, Silent
 from expertmesh_client.readiness import experts_found, serving_at
 from expertmesh_client.restarts import Pauses, kept_running
+from expertmesh_client.tokens import Token
 from expertmesh_client.traces.local import Keeping, LocalTraces, local_traces
 from mesh_wire import mesh_file
 from mesh_wire.settings import ExpertSection, RouterSection
@@ -86,6 +87,7 @@ async def running_mesh(
     logs: Path | None = None,
     env: Mapping[str, str] = os.environ,
     tls: ClientTls | None = None,
+    token: Token | None = None,
     progress: Progress | None = None,
     start_within_s: float = 900.0,
 ) -> AsyncIterator[RunningMesh]:
@@ -98,6 +100,7 @@ async def running_mesh(
         logs: a folder for the processes' logs; None makes a temporary one.
         env: the processes' environment.
         tls: how the router is reached, where its own certificate does not tell.
+        token: says to the router who asks whether it has found its experts.
         progress: is shown the processes while they start.
 
     Raises:
@@ -116,11 +119,13 @@ async def running_mesh(
         life.push_async_callback(_stop, running.children)
         for child in running.children:
             await child.start(running.env)
-        await _all_serving(running, awaited, progress or Silent(), start_within_s)
+        await _all_serving(running, awaited, token, progress or Silent(), start_within_s)
         yield running
 
 
-async def _all_serving(mesh: RunningMesh, awaited: Collection[str], progress: Progress, within_s: float) -> None:
+async def _all_serving(
+    mesh: RunningMesh, awaited: Collection[str], token: Token | None, progress: Progress, within_s: float
+) -> None:
     async def shown() -> None:
         while True:
             progress.show(mesh.children)
@@ -131,7 +136,7 @@ async def _all_serving(mesh: RunningMesh, awaited: Collection[str], progress: Pr
         try:
             async with asyncio.timeout(within_s):
                 await _first_failure(_becomes_serving(child) for child in mesh.children)
-                found = experts_found(mesh.target, awaited, mesh.router.tls)
+                found = experts_found(mesh.target, awaited, mesh.router.tls, token)
                 await _first_failure([found, *(_never_ends(child) for child in mesh.children)], all_of_them=False)
         except TimeoutError:
             late = next((child for child in mesh.children if child.state is State.STARTING), None)

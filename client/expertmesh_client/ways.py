@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import grpc
 
 from expertmesh_client.routes import RouteCaller
-from mesh_wire.session_caller import SessionCaller
+from mesh_wire.session_caller import Headers, SessionCaller
 from mesh_wire.telemetry import Telemetry
 
 IDLE_S = 60.0  # after which the way to a replica is closed
@@ -33,10 +33,20 @@ class Ways:
     """The router's exchange and the sessions to experts, of one client."""
 
     def __init__(
-        self, channel: grpc.aio.Channel, telemetry: Telemetry, open_expert: Callable[[str], grpc.aio.Channel]
+        self,
+        channel: grpc.aio.Channel,
+        telemetry: Telemetry,
+        open_expert: Callable[[str], grpc.aio.Channel],
+        keep: Callable[[str], None] = lambda traceparent: None,
+        headers: Callable[[], Headers] = tuple,
     ) -> None:
-        self.routes = RouteCaller(channel)
+        """Args:
+        keep: has the router keep a trace; see `mesh_wire.tail`.
+        headers: say to the router, and to nobody else, who asks.
+        """
+        self.routes = RouteCaller(channel, headers)
         self.telemetry = telemetry
+        self.keep = keep
         self.closed = False
         self._open_expert = open_expert
         self._experts: dict[str, _Way] = {}  # by endpoint

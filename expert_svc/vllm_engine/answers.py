@@ -28,6 +28,20 @@ class Answer:
         self._completion_tokens = 0
         self._newest: int | None = None
 
+    def resume(self, token_ids: Sequence[int]) -> None:
+        """Count the tokens that the caller had before this part of the answer."""
+        self._completion_tokens = len(token_ids)
+
+    def over(self, reason: FinishReason, matched: int | str | None) -> Ended:
+        """Return the end of an answer that was complete before it came here."""
+        return Ended(
+            reason=reason,
+            matched=matched,
+            prompt_tokens=self._prompt_tokens,
+            completion_tokens=self._completion_tokens,
+            milestones=milestones(None),
+        )
+
     def chunk(self, output: RequestOutput) -> Chunk | None:
         """Return what is new in `output`; None if there is nothing."""
         new = output.outputs[0]
@@ -60,7 +74,7 @@ class Answer:
             matched=self._matched(last.stop_reason) if last.finish_reason == "stop" else None,
             prompt_tokens=self._prompt_tokens,
             completion_tokens=self._completion_tokens,
-            cached_prompt_tokens=output.num_cached_tokens or 0,
+            cached_prompt_tokens=min(output.num_cached_tokens or 0, self._prompt_tokens),
             milestones=milestones(output.metrics),
         )
 

@@ -16,13 +16,14 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
 from expert_svc.engine import Chunk, Ended, EngineDied
-from expert_svc.limits import room_for_answer
+from expert_svc.limits import check_vocabulary, room_for_answer
 from expert_svc.load_board import LoadBoard
 from expert_svc.load_meter import SETTLE_EVERY_S, LoadMeter
 from expert_svc.vllm_engine.answers import Answer
 from expert_svc.vllm_engine.logs import last_words
 from expert_svc.vllm_engine.prompts import Prompts
 from expert_svc.vllm_engine.sampling import refusal, sampling_params
+from expert_svc.vllm_engine.seam import Seam, Seams, eos_of
 from expertmesh.v1.expert_pb2 import DescribeResponse
 from expertmesh.v1.generation_pb2 import GenerateRequest, Sampling, TokenIds
 from mesh_wire.errors import Internal
@@ -49,6 +50,8 @@ class VllmEngine:
         self._last_words = last_words
         self._processes = list(llm.engine_core.resources.engine_manager.processes)
         self._defaults = llm.model_config.get_diff_sampling_param()
+        self._seams = Seams(llm)
+        self._eos = eos_of(llm)
         self._prompts = Prompts(llm.get_tokenizer(), vocabulary_size=description.vocabulary_size)
         self._death: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
@@ -74,6 +77,16 @@ class VllmEngine:
         )
         answer = Answer(request.sampling, prompt_tokens=len(prompt), request_id=request_id)
         ended: Ended | None = None
+        if request.resume.token_ids:
+            seam = self._seam(request, prompt, params)
+            answer.resume(seam.token_ids)
+            if (over := seam.over) is not None:
+                if over.text:
+                    yield Chunk(over.text, [])
+                yield answer.over(over.reason, over.matched)
+                return
+            prompt, params = [*prompt, *seam.token_ids], seam.rest()
+            self._seams.expect(request_id, seam)
         self._meter.admit(request_id, len(prompt))
         try:
             async with aclosing(self._outputs(prompt, params, expert, request_id)) as outputs:
@@ -91,11 +104,16 @@ class VllmEngine:
             raise await self._failure(error, request, request_id) from error
         finally:
             self._meter.leave(request_id)
+            self._seams.forget(request_id)
             if ended is None:  # vLLM aborts by itself, except in the instant between taking a request and saying so
                 await self._llm.abort(request_id)
         if ended is None:
             raise Internal("the engine ended without saying why", reason="INTERNAL", request_id=request_id)
         yield ended
+
+    def _seam(self, request: GenerateRequest, prompt: list[int], params: SamplingParams) -> Seam:
+        check_vocabulary(request.resume.token_ids, "resume.token_ids", self._description.vocabulary_size)
+        return Seam(self._llm.get_tokenizer(), request.resume, prompt=prompt, params=params, eos=self._eos)
 
     def _outputs(
         self, prompt: list[int], params: SamplingParams, expert: str, request_id: str

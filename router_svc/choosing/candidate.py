@@ -5,22 +5,21 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from expertmesh.v1.expert_pb2 import Load
-from mesh_wire.deadlines import seconds
+from mesh_wire.waiting import UNMEASURED_STEP_S, Terms, terms_of, wait_s
 
-UNMEASURED_STEP_S = 0.025  # the step time assumed of an engine that has made none yet
-UNMEASURED_STEPS = 64  # that a request is assumed to hold its place for, until one has ended
-CACHE_FULL = 0.9  # share of the KV cache from which waiting requests wait for room in it
+__all__ = [
+    "UNMEASURED_STEP_S",
+    "Candidate",
+    "Terms",
+    "expected_wait_s",
+    "held_at",
+    "held_per_place",
+    "is_measured",
+    "is_stale",
+    "terms_of",
+]
+
 _NO_VARIANTS: Mapping[str, str] = MappingProxyType({})
-
-
-class Terms(NamedTuple):
-    """What a load says of waiting."""
-
-    held: int  # requests, running and waiting
-    running: int  # where the cache is full, all that have room in it; else 0
-    step_s: float
-    place_s: float  # that a request holds its place
-    reading_s: float  # of what is queued
 
 
 class Candidate(NamedTuple):  # made for every request that begins or ends: a frozen dataclass takes four times as long
@@ -39,35 +38,29 @@ class Candidate(NamedTuple):  # made for every request that begins or ends: a fr
     terms: Terms | None = None  # of the load, where they have been taken already: requests come more often than loads
 
 
-def terms_of(load: Load) -> Terms:
-    """Return what a load says of waiting."""
-    step_s = max(0.0, seconds(load.step_time)) if load.HasField("step_time") else UNMEASURED_STEP_S
-    place_s = max(0.0, seconds(load.place_time)) if load.HasField("place_time") else UNMEASURED_STEPS * step_s
-    reading_s = load.queued_prompt_tokens * max(0.0, seconds(load.prompt_token_time))
-    is_full = load.waiting > 0 and load.kv_cache_use >= CACHE_FULL
-    return Terms(load.running + load.waiting, load.running if is_full else 0, step_s, place_s, reading_s)
+def held_at(candidate: Candidate, terms: Terms) -> int:
+    """Return how many requests a replica is thought to hold, everybody's.
+
+    Its report counts them, but may be older than what this router has begun and ended since, which is therefore added.
+    It may also have left before this router's last requests arrived: there are never fewer than its own.
+    """
+    return max(terms.held + candidate.untold, candidate.outstanding)
 
 
 def expected_wait_s(candidate: Candidate) -> float:
-    """Estimate the wait for a first token, in seconds.
+    """Estimate the wait for a first token, in seconds."""
+    terms = candidate.terms or terms_of(candidate.load)
+    return wait_s(terms, held_at(candidate, terms), candidate.max_running)
 
-    An engine with a free place starts in its next step, which takes the longer the more run. One that is full must
-    first end as many requests as wait, and one more; with n places, one comes free every n-th part of the time that a
-    request holds its own. What is queued is read before.
 
-    The engine's report counts everybody's requests, but may be older than what this router has begun and ended since,
-    which is therefore added. It may also have left before this router's last requests arrived: there are never fewer
-    than its own.
-    """
-    told, running, step_s, place_s, reading_s = candidate.terms or terms_of(candidate.load)
-    held = max(told + candidate.untold, candidate.outstanding)
-    places = candidate.max_running or 1
-    wait_s = step_s * (1 + held / places) + reading_s
-    if 0 < running < places:
-        places = running
-    if (before := held + 1 - places) > 0:
-        wait_s += before * place_s / places
-    return wait_s
+def held_per_place(candidate: Candidate) -> float:
+    """Return how many requests a replica is thought to hold for each place of its engine."""
+    return held_at(candidate, candidate.terms or terms_of(candidate.load)) / (candidate.max_running or 1)
+
+
+def is_measured(candidate: Candidate) -> bool:
+    """Whether its engine has made a step: otherwise its expected wait is a guess."""
+    return candidate.load.HasField("step_time")
 
 
 def is_stale(candidate: Candidate, now: float, after_s: float) -> bool:

@@ -119,13 +119,17 @@ def _case_in_words(decision: Decision, scores: Mapping[str, float], policy: Poli
         case Case.UNKNOWN:
             domain = likeliest(scores)
             said = f"nobody serves {domain}, which scored best with {scores[domain]:.2f}"
+        case Case.FORBIDDEN:
+            domain = likeliest(scores)
+            said = f"{domain} scored best with {scores[domain]:.2f} and is not for this caller"
         case Case.DOUBTFUL:
             said = f"{best}, below {policy.threshold:g}"
         case Case.CLEAR if decision.spilled_from_s is None:
             return f"it scored best with {decision.best_score:.2f}"
         case Case.CLEAR:
             return f"{best}, {decision.expert} {decision.score:.2f}"
-    return said if decision.expert == policy.generalist else f"{said}, and {policy.generalist} is down"
+    generalist = decision.generalist or policy.generalist
+    return said if decision.expert == generalist else f"{said}, and {generalist} is down"
 
 
 def _why_the_twin(decision: Decision) -> str:

@@ -1,9 +1,10 @@
 """The experts that could have answered, and how each stood: what `Route` shows beside the decision."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from expertmesh.v1.router_pb2 import RouteOption
 from mesh_wire.deadlines import duration
+from router_svc.choosing.allowed import narrowed
 from router_svc.choosing.roster import Roster
 from router_svc.choosing.selection import FULL, LOWER, Case, Decision, Policy, Wish, fold, price_of_s
 
@@ -15,7 +16,11 @@ def options_of(
     one first, then by what they would have cost, then those that were no alternative."""
     shares = {decision.expert: decision.score}
     if decision.case is not Case.NAMED:
-        shares |= fold(scores, roster.served, policy.generalist)
+        served: Collection[str] = roster.served
+        generalist = policy.generalist
+        if wish.allowed is not None:
+            served, generalist = narrowed(wish.allowed, scores, roster, generalist)
+        shares |= fold(scores, served, generalist)
     found: list[tuple[tuple[bool, bool, int, float, str], RouteOption]] = []
     for expert, share in shares.items():
         for is_twin in (False, True):

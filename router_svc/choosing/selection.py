@@ -5,13 +5,15 @@ It knows no gRPC and no time. What its decisions mean in words is `explaining`'s
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum, auto
 from typing import NamedTuple
 
 from expertmesh.v1.generation_pb2 import Affinity, Precision, RouteReason
+from mesh_wire.auth.callers import may_ask
 from mesh_wire.errors import NotFound, Unavailable
-from router_svc.choosing.candidate import Candidate, is_stale
+from router_svc.choosing.allowed import narrowed
+from router_svc.choosing.candidate import Candidate, held_per_place, is_measured, is_stale
 from router_svc.choosing.roster import Entry, Roster, Shelf
 
 # Read once: the generated type looks each name up anew.
@@ -21,6 +23,7 @@ SPILLED, SIBLING = RouteReason.ROUTE_REASON_SPILLED, RouteReason.ROUTE_REASON_SI
 ANY, FULL, LOWER = Precision.PRECISION_UNSPECIFIED, Precision.PRECISION_FULL, Precision.PRECISION_LOWER
 HOMELESS, KEPT, GIVEN_UP = Affinity.AFFINITY_UNSPECIFIED, Affinity.AFFINITY_KEPT, Affinity.AFFINITY_GIVEN_UP
 NEAR = 1.5  # replicas whose expected wait is at most so many times the least are as good as the best
+NEAR_A_GUESS = 3.0  # likewise, where the least is that of an engine whose step time is assumed
 POINTS = 100  # in a probability of 1
 
 
@@ -32,6 +35,7 @@ class Case(IntEnum):
     NO_PROBABILITIES = auto()  # the scores are none
     DOWN = auto()  # the best expert is not up, or may not answer this request
     UNKNOWN = auto()  # nobody serves what scored best
+    FORBIDDEN = auto()  # the caller may not ask what scored best
     DOUBTFUL = auto()  # the best score is below the threshold
     CLEAR = auto()  # it is not
 
@@ -42,6 +46,7 @@ REASONS = {
     Case.NO_PROBABILITIES: UNSURE,
     Case.DOWN: UNSERVED,
     Case.UNKNOWN: UNSERVED,
+    Case.FORBIDDEN: UNSERVED,
     Case.DOUBTFUL: UNSURE,
     Case.CLEAR: CONFIDENT,
 }
@@ -69,6 +74,7 @@ class Wish(NamedTuple):
     excluded: Collection[str] = ()  # endpoints that failed this request already
     chance: float | None = None  # a random number in [0, 1), where other routers may choose at once; None: they do not
     now: float = 0.0  # seconds of the clock of `Candidate.told_at`
+    allowed: Collection[str] | None = None  # experts that the caller may ask; None: all
 
 
 class Decision(NamedTuple):
@@ -87,6 +93,7 @@ class Decision(NamedTuple):
     best_score: float = 0.0
     spilled_from_s: float | None = None  # the wait that it would have been there; None: it was not left for another
     full_s: float | None = None  # the wait for the expert itself where its twin answers; None: nobody of it is up
+    generalist: str = ""  # who stands in for it, where the caller may not ask the generalist
 
 
 class Form(NamedTuple):
@@ -118,6 +125,8 @@ def select(scores: Mapping[str, float], roster: Roster, policy: Policy, wish: Wi
       5. CONFIDENT: otherwise the best expert answers.
     Where the generalist is wanted and is not up, the best expert that is up answers, with the reason UNSERVED.
 
+    What the caller may not ask counts as served by nobody, and is refused where the caller names it: see `allowed`.
+
     Then the precision. Everything is weighed in one currency, the expected wait and the price of what is given up:
       6. SIBLING: the expert's twin answers where that costs less, `sibling_ms` being the price, or where the expert
          itself is down, or where the caller wants the twin.
@@ -132,15 +141,30 @@ def select(scores: Mapping[str, float], roster: Roster, policy: Policy, wish: Wi
             serves counts as the generalist's.
 
     Raises:
+        Forbidden: the caller may not ask the expert that it names.
         NotFound: nobody in the fleet serves the named expert, or not in that precision.
         Unavailable: no replica that could answer is up.
     """
     if wish.pinned:
+        may_ask(wish.pinned, wish.allowed)
         _check_known(wish, roster)
         score = scores.get(wish.pinned, 0.0)
         return _decide(Case.NAMED, _form(wish.pinned, roster, policy, wish), wish.pinned, score, policy, wish)
+    if wish.allowed is None:
+        return _scored(scores, roster.served, roster, policy, wish)
+    served, generalist = narrowed(wish.allowed, scores, roster, policy.generalist)
+    if generalist == policy.generalist:
+        return _scored(scores, served, roster, policy, wish)
+    decision = _scored(scores, served, roster, replace(policy, generalist=generalist), wish)
+    return decision._replace(generalist=generalist)
+
+
+def _scored(
+    scores: Mapping[str, float], served: Collection[str], roster: Roster, policy: Policy, wish: Wish
+) -> Decision:
+    """Choose by the scores."""
     generalist = policy.generalist
-    shares = fold(scores, roster.served, generalist)
+    shares = fold(scores, served, generalist)
     if not shares:
         case = Case.NO_PROBABILITIES if scores else Case.UNREAD
         return _decide(case, _form(generalist, roster, policy, wish), generalist, 0.0, policy, wish)
@@ -154,7 +178,7 @@ def select(scores: Mapping[str, float], roster: Roster, policy: Policy, wish: Wi
     elif score < policy.threshold:
         case = Case.DOUBTFUL
     elif best == generalist and likeliest(scores) not in shares:
-        case = Case.UNKNOWN
+        case = Case.FORBIDDEN if likeliest(scores) in roster.served else Case.UNKNOWN
     else:
         return _clear(form, shares, score, roster, policy, wish)
     if best != generalist:
@@ -201,7 +225,7 @@ def _check_known(wish: Wish, roster: Roster) -> None:
             reason="EXPERT_UNKNOWN",
             field="expert" if known is roster.served else "precision",
             expert=wish.pinned,
-            known=", ".join(sorted(known)),
+            known=", ".join(sorted(known if wish.allowed is None else set(known).intersection(wish.allowed))),
         )
 
 
@@ -311,7 +335,9 @@ def _drawn(shelf: Shelf, policy: Policy, wish: Wish) -> Entry:
 
     Routers that see the same loads, a moment old, would all choose the same replica until they are told better. Two
     choices spread them nearly as evenly as full knowledge would, and cost a router that is alone next to nothing. When
-    what is known of the first is old news, so is the order, and the two are drawn from all.
+    what is known of the first is old news, so is the order, and the two are drawn from all. An engine that has made no
+    step yet is a guess: whoever of its equals made one sooner would get nothing, or all. So more are near it, and of
+    two of which one is a guess, that with fewer requests for its places is the better.
 
     Source:
         Mitzenmacher, The power of two choices in randomized load balancing, 2001; with old information: How useful
@@ -322,12 +348,14 @@ def _drawn(shelf: Shelf, policy: Policy, wish: Wish) -> Entry:
         return rising[0]
     if is_stale(rising[0][3], wish.now, policy.stale_after_s):
         near = len(rising)
-    elif (near := shelf.up_to(NEAR * rising[0][0])) < 2:
+    elif (near := shelf.up_to((NEAR if is_measured(rising[0][3]) else NEAR_A_GUESS) * rising[0][0])) < 2:
         return rising[0]
     first, rest = divmod(wish.chance * near, 1)
     one = int(first)
     other = int(rest * (near - 1))
     other += other >= one  # the one is not drawn again
-    one_wait, one_held, _, _ = rising[one]
-    other_wait, other_held, _, _ = rising[other]
+    one_wait, one_held, _, first_drawn = rising[one]
+    other_wait, other_held, _, second_drawn = rising[other]
+    if not (is_measured(first_drawn) and is_measured(second_drawn)):
+        one_wait, other_wait = held_per_place(first_drawn), held_per_place(second_drawn)
     return rising[other if (other_wait, other_held) < (one_wait, one_held) else one]

@@ -5,6 +5,7 @@ from collections.abc import Collection
 from random import random as drawn
 
 from expertmesh.v1.generation_pb2 import GenerateRequest
+from mesh_wire.auth.callers import calling
 from router_svc.choosing.affinity import conversation_of
 from router_svc.choosing.selection import Wish
 
@@ -16,4 +17,7 @@ def wish_of(request: GenerateRequest, excluded: Collection[str] = ()) -> Wish:
         excluded: endpoints that failed it already.
     """
     chance = drawn()  # noqa: S311  # to spread load, not to keep a secret
-    return Wish(request.expert, request.precision, conversation_of(request), excluded, chance, time.monotonic())
+    caller = calling()
+    allowed = caller.experts if caller is not None else None
+    conversation = conversation_of(request)
+    return Wish(request.expert, request.precision, conversation, excluded, chance, time.monotonic(), allowed)

@@ -39,7 +39,9 @@ def refusals(started: Mesh, new: Mesh) -> list[str]:
 def left_for_restart(started: Mesh, new: Mesh) -> list[str]:
     """Return the fields that differ from those at the start and that only a restart takes."""
     fixed = sorted(set(RouterSection.model_fields) - {*LIVE, "expert_tls"})
-    return [f"router.{name}" for name in fixed if getattr(started.router, name) != getattr(new.router, name)]
+    changed = [f"router.{name}" for name in fixed if getattr(started.router, name) != getattr(new.router, name)]
+    # Who may call is asked anew with each connection and each token, and yet by the rules of the start.
+    return changed + [name for name in ("callers", "peers") if getattr(started, name) != getattr(new, name)]
 
 
 def merged(serving: Mesh, new: Mesh) -> Mesh:

@@ -6,7 +6,8 @@ import socket
 from collections.abc import AsyncIterator, Collection, Iterable
 from contextlib import asynccontextmanager
 
-from mesh_wire.serving import open_channel
+from mesh_wire.auth.doors import Doors
+from mesh_wire.session_caller import Headers
 from mesh_wire.telemetry import Telemetry
 from mesh_wire.tickets import TicketOffice
 from mesh_wire.tls import ClientTls
@@ -24,7 +25,14 @@ LOOK_UP_EVERY_S = 5.0  # DNS has no way to tell of a change
 class Fleet:
     """All replicas, by endpoint."""
 
-    def __init__(self, telemetry: Telemetry, tls: ClientTls | None = None, office: TicketOffice | None = None) -> None:
+    def __init__(
+        self,
+        telemetry: Telemetry,
+        tls: ClientTls | None = None,
+        office: TicketOffice | None = None,
+        headers: Headers = (),
+    ) -> None:
+        self._headers = headers
         self._office = office
         self._telemetry = telemetry
         self._tls = tls
@@ -53,7 +61,7 @@ class Fleet:
     @property
     def unreachable(self) -> dict[str, str]:
         """Addresses that never answered, with the reason."""
-        silent = {replica.endpoint: replica.trouble for replica in self.replicas if not replica.description.replica}
+        silent = {each.endpoint: each.trouble for each in list(self.replicas) if not each.description.replica}
         return {**self._unresolved, **silent}
 
     @property
@@ -99,8 +107,18 @@ class Fleet:
         self._found[target] = frozenset(endpoints)
         wanted = frozenset[str]().union(*self._found.values())
         for endpoint in sorted(wanted - self._replicas.keys()):
-            channel = open_channel(endpoint, self._tls)
-            replica = Replica(endpoint, channel, self._telemetry, self._office, self._changed.add, self._pause_s)
+            doors = Doors(endpoint, self._tls)
+            replica = Replica(
+                endpoint,
+                doors.open(),
+                self._telemetry,
+                self._office,
+                self._changed.add,
+                self._pause_s,
+                headers=self._headers,
+                reopened=doors.reopened,
+                peers=lambda: self.replicas,
+            )
             self._replicas[endpoint] = replica
             self._changed.add(replica)
             self._tasks[endpoint] = asyncio.create_task(replica.watch(), name=f"watch {endpoint}")
@@ -155,15 +173,20 @@ async def _leave(replica: Replica, watch: asyncio.Task[None]) -> None:
 
 @asynccontextmanager
 async def open_fleet(
-    targets: Iterable[str], telemetry: Telemetry, tls: ClientTls | None = None, office: TicketOffice | None = None
+    targets: Iterable[str],
+    telemetry: Telemetry,
+    tls: ClientTls | None = None,
+    office: TicketOffice | None = None,
+    headers: Headers = (),
 ) -> AsyncIterator[Fleet]:
     """Know and watch the replicas behind `targets` for as long as the block runs.
 
     Args:
         targets: `host:port` for one replica, `dns:///name:port` for all behind a name, looked up again and again.
         office: gives the tickets with which replicas are asked; None: they are asked without.
+        headers: say who asks, in every call.
     """
-    fleet = Fleet(telemetry, tls, office)
+    fleet = Fleet(telemetry, tls, office, headers)
     try:
         for target in targets:
             await fleet.add(target)

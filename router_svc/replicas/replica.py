@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -12,18 +12,23 @@ from expertmesh.v1.expert_pb2 import DescribeRequest, DescribeResponse, Load, Wa
 from expertmesh.v1.expert_pb2_grpc import ExpertServiceStub
 from expertmesh.v1.generation_pb2 import GenerateRequest
 from mesh_wire import inference
-from mesh_wire.deadlines import Deadline, duration
-from mesh_wire.errors import error_of_call
+from mesh_wire.deadlines import Deadline, duration, seconds
+from mesh_wire.errors import Internal, MeshError, Unavailable, error_of_call
 from mesh_wire.outlets import Outlet
-from mesh_wire.session_caller import Headers, Relay, SessionCaller
+from mesh_wire.resuming import Delivered
+from mesh_wire.session_caller import Headers, Pulse, Relay, SessionCaller
 from mesh_wire.telemetry import Telemetry
 from mesh_wire.tickets import TicketOffice
 from router_svc.choosing.candidate import Candidate, terms_of
+from router_svc.replicas.standing import SLOW_START_S, Standing, far_slower
 
 log = logging.getLogger(__name__)
 
 FIRST_WORD_S = 5.0  # how long a replica may take to describe itself
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0  # between two attempts to reach it
+COMPARED_EVERY_S = 1.0  # with its siblings
+_ITS_FAULT = frozenset({Unavailable.code, Internal.code})
+STALLED_PAUSE_S = 5.0  # before one that hung is tried again
 
 
 class Replica:
@@ -37,10 +42,16 @@ class Replica:
         office: TicketOffice | None = None,
         changed: "Callable[[Replica], None]" = lambda replica: None,
         pause_s: Callable[[], float] = lambda: 0.0,
+        headers: Headers = (),
+        reopened: Callable[[], grpc.aio.Channel | None] = lambda: None,
+        peers: "Callable[[], Collection[Replica]]" = tuple,
     ) -> None:
         """Args:
+        peers: all replicas of the fleet as it is now.
         changed: is told whenever there is another candidate.
         pause_s: the shortest time, in seconds, between two load reports from now on.
+        headers: say who we are, in every call.
+        reopened: opens a channel in the place of the last, where that has certificates of yesterday; else None.
         """
         self.endpoint = endpoint
         self.description = DescribeResponse()
@@ -53,42 +64,165 @@ class Replica:
         self._experts: frozenset[str] = frozenset()
         self._variants: dict[str, str] = {}
         self._models: dict[str, str] = {}  # expert -> what a ticket is bound to
+        self.standing = Standing()
+        self.served_since = float("inf")  # seconds of `time.monotonic`; infinite: it does not serve
+        self._peers = peers
+        self._compared_at = 0.0  # with its siblings, in seconds of `time.monotonic`
+        self._tried_again: asyncio.TimerHandle | None = None
         self._changed = changed
         self._pause_s = pause_s
         self.idle = asyncio.Event()  # set while nothing is under way there
         self.idle.set()
         self.looked = asyncio.Event()  # set once it has been tried
         self._served = False  # since the last pause
+        self._stalled = ""  # why it was given up, until the watch has taken note
+        self._following: list[asyncio.Task[None]] = []
         self._channel = channel
+        self._headers = headers
+        self._reopened = reopened
+        self._telemetry = telemetry
         self._office = office
-        self._session = SessionCaller(channel, telemetry, self._session_ticket)
+        self._session = SessionCaller(channel, telemetry, self._session_headers)
+        self._left: list[tuple[SessionCaller, grpc.aio.Channel]] = []  # with requests that were under way
 
     @property
     def candidate(self) -> Candidate:
         """What selection needs to know."""
+        now = time.monotonic()
         return Candidate(
             replica=self.description.replica,
             endpoint=self.endpoint,
             experts=self._experts,
-            serving=not self.trouble,
+            serving=not self.trouble and self.standing.may_be_asked(self.outstanding, now),
             load=self.load,
             variants=self._variants,
             outstanding=self.outstanding,
             untold=self.outstanding - self._outstanding_then,
-            max_running=self.description.max_running or 1,
+            max_running=self.standing.places(self.description.max_running or 1, now),
             told_at=self._told_at,
             terms=self._terms,
         )
 
     async def ask(
-        self, request: GenerateRequest, outlet: Outlet, deadline: Deadline, caller: str, relay: Relay
+        self,
+        request: GenerateRequest,
+        outlet: Outlet,
+        deadline: Deadline,
+        caller: str,
+        relay: Relay,
+        delivered: Delivered | None = None,
     ) -> None:
         """Have a request answered here; see `SessionCaller.ask`."""
         self.hold()
+        began = time.monotonic()
         try:
-            await self._session.ask(request, outlet, deadline, caller, relay)
+            await self._session.ask(request, outlet, deadline, caller, relay, delivered=delivered)
+        except MeshError as error:
+            if error.code in _ITS_FAULT and error.reason != "DRAINING":
+                self.failed(began, error)
+            raise
+        else:
+            self._answered()
         finally:
             self.release()
+
+    @property
+    def experts(self) -> frozenset[str]:
+        """What is served there."""
+        return self._experts
+
+    @property
+    def told_at(self) -> float | None:
+        """When it last told its load, in seconds of `time.monotonic`; None: not since it is watched."""
+        return self._told_at
+
+    def pulse(self) -> Pulse | None:
+        """Return how the requests fare that are under way there; None: there are none."""
+        return self._session.pulse()
+
+    def give_up(self, why: str) -> None:
+        """End what is under way there: it hangs. It gets nothing new before it has been reached anew."""
+        self._stalled = why
+        self._in_trouble(why)
+        for task in self._following:
+            task.cancel()
+        error = Unavailable(f"{self.description.replica} hangs: {why}", reason="EXPERT_STALLED")
+        for session in (self._session, *(left for left, _ in self._left)):
+            session.abandon(error)
+
+    def failed(self, began: float, error: MeshError) -> None:
+        """Note that a request begun at `began`, in seconds of `time.monotonic`, failed by this replica's fault."""
+        now = time.monotonic()
+        if self.standing.failed(began, now):
+            self._leave_alone(f"it failed {self.standing.failures} times in a row, at last by {error.reason}", now)
+
+    def _answered(self) -> None:
+        if self.standing.why:
+            log.info("%s is asked again", self._name)
+        self.standing.answered(time.monotonic())
+
+    def _leave_alone(self, why: str, now: float) -> None:
+        if not self.spared:
+            log.warning("%s is asked on, though %s: nobody else serves all that it does", self._name, why)
+            return
+        alone_s = self.standing.leave_alone(why, now)
+        log.warning("%s is not asked for %g s: %s", self._name, alone_s, why)
+        if self._tried_again is not None:
+            self._tried_again.cancel()
+        self._tried_again = asyncio.get_running_loop().call_later(alone_s, self._changed, self)
+        self._changed(self)
+
+    @property
+    def spared(self) -> bool:
+        """Whether others, in good standing, serve all that this one does."""
+        others = (each.serves for each in self._peers() if each is not self and each.in_good_standing)
+        return self._experts <= frozenset[str]().union(*others)
+
+    def take_back_if_needed(self) -> None:
+        """Ask it again, though it was to be left alone, where nobody else is left."""
+        if self.standing.why and not self.spared:
+            log.warning("%s is asked again: nobody else is left", self._name)
+            self.standing.take_back(time.monotonic())
+            self._changed(self)
+
+    @property
+    def in_good_standing(self) -> bool:
+        """Whether it serves and is not left alone."""
+        return not self.trouble and not self.standing.why
+
+    @property
+    def serves(self) -> frozenset[str]:
+        """The experts that it serves."""
+        return self._experts
+
+    @property
+    def _name(self) -> str:
+        return self.description.replica or self.endpoint
+
+    def _join(self) -> None:
+        """Note that it serves from now on; where others have done its work, it takes that up little by little."""
+        now = time.monotonic()
+        gently = any(
+            each.in_good_standing and each.serves >= self._experts and each.served_since < now - SLOW_START_S
+            for each in self._peers()
+        )
+        self.served_since = now
+        self.standing.joins(now, gently=gently)
+
+    def _compare(self) -> None:
+        """Leave it alone where its engine is far slower than its siblings'; looked at now and then."""
+        now = time.monotonic()
+        if now - self._compared_at < COMPARED_EVERY_S or self.standing.why or not self.load.running:
+            return
+        self._compared_at = now
+        siblings_s = [
+            seconds(each.load.step_time)
+            for each in self._peers()
+            if each is not self and each.in_good_standing and each.load.running and each.serves == self._experts
+        ]
+        step_s = seconds(self.load.step_time)
+        if far_slower(step_s, siblings_s):
+            self._leave_alone(f"a step takes {1000 * step_s:.0f} ms, far longer than its siblings'", now)
 
     def ticket(self, expert: str, deadline: Deadline) -> str:
         """Return permission to ask this replica once; empty where the mesh has no tickets."""
@@ -96,10 +230,10 @@ class Replica:
             return ""
         return self._office.for_request(self.description.replica, expert, self._models[expert], deadline)
 
-    def _session_ticket(self) -> Headers:
+    def _session_headers(self) -> Headers:
         if self._office is None:
-            return ()
-        return ((inference.TICKET, self._office.for_session(self.description.replica)),)
+            return self._headers
+        return (*self._headers, (inference.TICKET, self._office.for_session(self.description.replica)))
 
     def hold(self) -> None:
         """Count a request as under way here, until `release`."""
@@ -120,7 +254,7 @@ class Replica:
             while True:
                 try:
                     await self._follow()
-                    self._in_trouble("it ended its load reports")
+                    self._in_trouble(self._stalled or "it ended its load reports")
                 except grpc.RpcError as error:
                     self._in_trouble(str(error_of_call(error)))
                 except Exception as error:  # such as an answer that is no message: grpc hands out None for it
@@ -128,24 +262,46 @@ class Replica:
                     self._in_trouble(f"it speaks nonsense: {type(error).__name__}")
                 if self._served:
                     pause_s, self._served = SHORTEST_PAUSE_S, False
+                if self._stalled:
+                    pause_s, self._stalled = STALLED_PAUSE_S, ""
+                await self._reopen()
                 await asyncio.sleep(pause_s)  # the one retry timer: a replica that is away must not be hammered
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
         finally:
-            await self._session.close()
-            await self._channel.close()
+            if self._tried_again is not None:
+                self._tried_again.cancel()
+            for session, channel in (*self._left, (self._session, self._channel)):
+                await session.close()
+                await channel.close()
+
+    async def _reopen(self) -> None:
+        """Take another channel where the certificates have changed. Requests under way end in the old one."""
+        if (channel := self._reopened()) is None:
+            return
+        log.info("%s is asked with new certificates", self.endpoint)
+        self._session.renew()
+        self._left.append((self._session, self._channel))
+        self._session, self._channel = SessionCaller(channel, self._telemetry, self._session_headers), channel
+        if not self.outstanding:
+            left, self._left = self._left, []
+            for session, old in left:
+                await session.close()
+                await old.close()
 
     async def _follow(self) -> None:
         """Follow the replica until one of its streams ends or breaks."""
         stub = ExpertServiceStub(self._channel)
-        described = await stub.Describe(DescribeRequest(), timeout=FIRST_WORD_S)
+        described = await stub.Describe(DescribeRequest(), timeout=FIRST_WORD_S, metadata=self._headers)
         if not described.replica:
             raise ValueError("it does not name itself")
         self._describe(described)
         following = [asyncio.create_task(self._follow_health()), asyncio.create_task(self._follow_load(stub))]
+        self._following = following
         try:
             done, _ = await asyncio.wait(following, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
-                task.result()
+                if not task.cancelled():  # else: given up
+                    task.result()
         finally:
             for task in following:
                 task.cancel()
@@ -162,6 +318,7 @@ class Replica:
                     if self.trouble:
                         names = ", ".join(expert.name for expert in self.description.experts)
                         log.info("%s at %s serves %s", self.description.replica, self.endpoint, names)
+                        self._join()
                     self.trouble, self._served = "", True
                     self._changed(self)
                     self.looked.set()
@@ -171,7 +328,7 @@ class Replica:
             call.cancel()
 
     async def _follow_load(self, stub: ExpertServiceStub) -> None:
-        call = stub.WatchLoad(WatchLoadRequest(shortest_pause=duration(self._pause_s())))
+        call = stub.WatchLoad(WatchLoadRequest(shortest_pause=duration(self._pause_s())), metadata=self._headers)
         try:
             async for answer in call:
                 self._tell(answer.load)
@@ -188,12 +345,16 @@ class Replica:
     def _tell(self, load: Load) -> None:
         self.load, self._terms = load, terms_of(load)
         self._outstanding_then, self._told_at = self.outstanding, time.monotonic()
+        self._compare()
         self._changed(self)
 
     def _in_trouble(self, why: str) -> None:
         if why != self.trouble:
             log.warning("%s is out: %s", self.description.replica or self.endpoint, why)
         self.trouble = why
+        self.served_since = float("inf")
+        for each in self._peers():
+            each.take_back_if_needed()
         self.load, self._outstanding_then, self._told_at = Load(), 0, None
         self._terms = terms_of(self.load)
         self._changed(self)

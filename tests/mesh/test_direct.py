@@ -180,7 +180,7 @@ async def test_an_old_exchange_of_routes_keeps_its_places_until_they_are_reporte
         for number in (1, 2, 3):
             reading.append(asyncio.create_task(client.generate("x", request_id=str(number)).read()))
             await eventually(lambda number=number: engine.held == number)
-            client._ways.routes.renew()
+            client._places.now.ways.routes.renew()
         assert len(exchanges) == 3
         assert await mesh.outstanding() == 3
 

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 
 from expertmesh.v1.generation_pb2 import GenerateRequest
+from mesh_wire import long_streams
 from mesh_wire.errors import BadInput, Busy, Unavailable
 from support.asking import greedy
 from support.calls import Talk, failure, whole
 from support.engines import ByHand, Failing
 from support.mesh import RunningRouter, running_mesh
-from support.otlp import Collector, collecting, telemetry_to
+from support.otlp import Collector, Seen, collecting, telemetry_to
 from support.strategies import ByWord
 from support.waiting import eventually
 
@@ -342,6 +343,39 @@ async def test_durations_are_told_apart_by_how_they_ended(collector: Collector) 
         for point in collector.metrics["gen_ai.server.request.duration"]
     ]
     assert sorted(ends) == ["CANCELLED", "CANCELLED", "INVALID_ARGUMENT"]
+
+
+async def test_a_stream_shows_in_its_trace_while_it_runs(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(long_streams, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(long_streams, "FIRST_PROGRESS_S", 0.02)
+    env = {"OTEL_BSP_SCHEDULE_DELAY": "20", "EXPERTMESH_TRACE_STRIDE": "3"}
+    engine = ByHand()
+    async with traced_mesh(collector, env=env, experts={"a": engine}) as mesh:
+        call = mesh.inference.Generate(greedy(max_new_tokens=50), metadata=TRACED)
+        await eventually(lambda: engine.held == 1)
+        for _ in range(3):
+            engine.say()
+        await eventually(
+            lambda: {word.service for word in told(collector)} == {"expertmesh-router", "expertmesh-expert"}
+        )
+        assert not collector.named(SERVER)
+        assert not collector.named(START)
+        engine.finish()
+        await whole(call)
+
+    [router], [expert] = collector.named(SERVER), collector.named(START)
+    assert router.events == expert.events == ["gen_ai.first_token", "expertmesh.tokens"]
+    parents = {"expertmesh-router": router.span_id, "expertmesh-expert": expert.span_id}
+    for word in told(collector):
+        assert word.trace_id == TRACE
+        assert word.parent_id == parents[word.service]
+        assert word.attributes["expertmesh.request_id"]
+        assert word.attributes["expertmesh.expert"] == "general"
+
+
+def told(collector: Collector) -> list[Seen]:
+    """Word of a stream with all its tokens so far, as it arrived."""
+    return [word for word in collector.named("stream.progress") if word.attributes["gen_ai.usage.output_tokens"] == 3]
 
 
 # Off, and in part

@@ -20,7 +20,7 @@ from mesh_wire.errors import MeshError
 from mesh_wire.premises import port_in_use
 from mesh_wire.settings import Simulation
 from support.asking import greedy
-from support.calls import Whole, whole
+from support.calls import Whole, outcome, whole
 from support.engines import ByHand
 from support.mesh import running_expert
 from support.otlp import collecting
@@ -28,13 +28,6 @@ from support.waiting import eventually
 from support.workers import Supervised, callers, children, gone, running_workers, supervised
 
 CALLERS = 14  # connections: that the kernel gives them all to the same of two workers happens once in 8,000 times
-
-
-async def outcome(call: Any) -> Whole | MeshError:
-    try:
-        return await whole(call)
-    except MeshError as error:
-        return error
 
 
 async def test_two_workers_share_a_port_and_both_serve_under_names_of_their_own(tmp_path: Path) -> None:

@@ -13,9 +13,11 @@ from expert_svc.engine import Chunk, Engine
 from expert_svc.vllm_engine import VllmSettings, open_vllm_engine
 from expertmesh.v1.generation_pb2 import Choice, GenerateRequest, StructuredOutput
 from mesh_wire.errors import BadInput
+from mesh_wire.resuming import Delivered
 from support.adapters import write_adapter
 from support.asking import ask, greedy, vacated
 from support.engine_contract import LENGTH, STOP, EngineContract
+from support.resuming_contract import ResumingContract
 from support.small_model import BASE, SMALL
 from support.waiting import eventually
 
@@ -42,6 +44,52 @@ async def engine(adapter: Path) -> AsyncIterator[Engine]:
 
 class TestAsAnEngine(EngineContract):
     pass
+
+
+class TestResuming(ResumingContract):
+    pass
+
+
+CHARACTERS = "naïve 🌊🦜 日本語 👩‍🚀 ends"  # of one to four bytes, several of more than one token
+
+
+@pytest.mark.parametrize("stop", [[], ["🦜 日"], ["本語 👩", "ends"]], ids=str)
+async def test_no_character_is_lost_or_doubled_wherever_the_answer_was_cut(engine: Engine, stop: list[str]) -> None:
+    from vllm.sampling_params import SamplingParams
+
+    from expert_svc.vllm_engine.seam import Seam
+
+    tokenizer = engine._llm.get_tokenizer()  # type: ignore[attr-defined]
+    prompt, tokens = tokenizer.encode("Say it:\n"), tokenizer.encode(CHARACTERS)
+    params = SamplingParams(max_tokens=1000, stop=stop)
+
+    def seam(delivered: Delivered) -> Seam:
+        return Seam(tokenizer, delivered.resume(), prompt=prompt, params=params, eos=())
+
+    def drawn(before: Delivered) -> str:
+        """Draw the rest after `before`; returns the whole text."""
+        sewn = seam(before)
+        if sewn.over is not None:
+            return before.text + sewn.over.text
+        detokenizer, text = sewn._detokenizer, before.text
+        for token in tokens[len(before.token_ids) :]:
+            stopped = detokenizer.update([token], False) is not None
+            text += detokenizer.get_next_output_text(finished=stopped, delta=True)
+            before.add("", [token])
+            if stopped:
+                return text
+        return text + detokenizer.get_next_output_text(finished=True, delta=True)
+
+    whole = drawn(Delivered())
+    assert whole == (CHARACTERS if not stop else CHARACTERS[: min(CHARACTERS.find(one) for one in stop)])
+    for cut in range(1, len(tokens)):
+        before, uncut = Delivered(), seam(Delivered())._detokenizer
+        for token in tokens[:cut]:
+            if uncut.update([token], False) is not None:
+                break
+            before.add(uncut.get_next_output_text(finished=False, delta=True), [token])
+        else:
+            assert drawn(before) == whole, f"cut after {cut}"
 
 
 async def test_the_engine_describes_itself(engine: Engine) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import os
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 
 import psutil
@@ -14,6 +14,8 @@ from expert_svc.engine import Engine, EngineDied
 from expert_svc.vllm_engine import EngineFailed, VllmSettings, open_vllm_engine
 from support.adapters import write_adapter
 from support.asking import ask, greedy, vacated
+from support.calls import Whole
+from support.mesh import running_mesh
 from support.small_model import BASE, SMALL
 from support.waiting import eventually
 
@@ -25,6 +27,12 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning:(torch|vllm|transformers)"),
     pytest.mark.filterwarnings("ignore:Unclosed context:ResourceWarning"),  # vLLM's, after a start that failed
 ]
+
+
+SUBJECTS = (
+    *("rivers", "ants", "bread", "the moon", "iron", "chess", "winter", "salt"),
+    *("maps", "glass", "owls", "tea", "clocks", "paper", "bridges", "rain"),
+)
 
 
 def processes() -> list[str]:
@@ -95,6 +103,35 @@ async def test_an_engine_does_not_outlive_a_killed_parent() -> None:
     await parent.wait()
 
     await eventually(lambda: not psutil.wait_procs(family, timeout=0)[1])
+
+
+async def test_answers_of_an_engine_that_is_killed_go_on_at_another_word_for_word() -> None:
+    """Greedy answers are compared with those of the survivor in the same company: sums of bf16 numbers depend on who
+    else is in the batch."""
+    settings = VllmSettings(serves={"general": None}, engine_args={**SMALL, "max_num_seqs": 16})
+    async with AsyncExitStack() as life:
+        survivor = await life.enter_async_context(open_vllm_engine(settings))
+        requests = [greedy(f"Tell me about {subject}.", max_new_tokens=48) for subject in SUBJECTS]
+        alone = [(await ask(survivor, request)).text for request in requests]
+        before = {process.pid for process in psutil.Process().children(recursive=True)}
+        doomed = await life.enter_async_context(open_vllm_engine(settings))
+        mesh = await life.enter_async_context(running_mesh({"a": doomed, "b": survivor}))
+        calls = [mesh.inference.Generate(request) for request in requests]
+        answers = [Whole() for _ in calls]
+        for call, answer in zip(calls, answers, strict=True):
+            while len(answer.token_ids) < 5:
+                answer.take(await call.read())
+
+        for process in psutil.Process().children(recursive=True):
+            if process.pid not in before and "EngineCore" in " ".join(process.cmdline()):
+                process.kill()
+
+        for call, answer in zip(calls, answers, strict=True):
+            while not answer.over:
+                answer.take(await call.read())
+        assert all(answer.finished for answer in answers)
+        assert sum(answer.finished.resumed for answer in answers if answer.finished) > 0
+        assert sum(answer.text == text for answer, text in zip(answers, alone, strict=True)) == len(alone)
 
 
 async def exhaust(stream: AsyncIterator[object]) -> None:

@@ -12,6 +12,8 @@ class Cable:
         self.port = 0
         self._to_port = to_port
         self._cut = False
+        self._passes = asyncio.Event()
+        self._passes.set()
         self._writers: set[asyncio.StreamWriter] = set()
 
     @property
@@ -24,8 +26,13 @@ class Cable:
         for writer in self._writers:
             writer.transport.abort()
 
+    def swallow(self) -> None:
+        """Pass nothing on any more, and keep every connection."""
+        self._passes.clear()
+
     def mend(self) -> None:
         self._cut = False
+        self._passes.set()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._cut:
@@ -34,8 +41,16 @@ class Cable:
         inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", self._to_port)
         both = {writer, inner_writer}
         self._writers |= both
-        await asyncio.gather(_pass_on(reader, inner_writer), _pass_on(inner_reader, writer))
+        await asyncio.gather(self._pass_on(reader, inner_writer), self._pass_on(inner_reader, writer))
         self._writers -= both
+
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(65536):
+                await self._passes.wait()
+                writer.write(data)
+                await writer.drain()
+        writer.close()
 
 
 @asynccontextmanager
@@ -48,13 +63,6 @@ async def cable(to_port: int) -> AsyncIterator[Cable]:
         yield laid
     finally:
         server.close()
+        laid.mend()
         laid.cut()
         await server.wait_closed()
-
-
-async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with suppress(OSError):
-        while data := await reader.read(65536):
-            writer.write(data)
-            await writer.drain()
-    writer.close()

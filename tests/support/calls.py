@@ -53,6 +53,14 @@ async def whole(call: AsyncIterable[GenerateResponse]) -> Whole:
     return answer
 
 
+async def outcome(call: Any) -> Whole | MeshError:
+    """Read an answer to its end, or to its error."""
+    try:
+        return await whole(call)
+    except MeshError as error:
+        return error
+
+
 async def failure(call: "AsyncIterable[Any] | Awaitable[Any]") -> MeshError:
     """Return the error with which a call ends."""
     try:

@@ -126,6 +126,26 @@ class Failing(FakeEngine):
             yield Chunk("word ", [7])
         raise self._error
 
+    async def sound(self, request: GenerateRequest, request_id: str) -> AsyncGenerator[Chunk | Ended, None]:
+        """Answer as it should: in the place of `_pieces` once it is sound again."""
+        yield Chunk("word ", [7])
+        yield ended()
+
+
+class Loaded(FakeEngine):
+    """Answers at once, and says of itself what the test wants."""
+
+    def __init__(self, running: int) -> None:
+        super().__init__(max_running=64)
+        self.answered = 0
+        self.board.post(Load(running=running))
+        self.board.post = lambda load: None  # type: ignore[method-assign]  # and nothing else
+
+    async def _pieces(self, request: GenerateRequest, request_id: str) -> AsyncGenerator[Chunk | Ended, None]:
+        self.answered += 1
+        yield Chunk("word", [7])
+        yield ended()
+
 
 def ended() -> Ended:
     """Return a good end, with every milestone passed just now."""

@@ -16,6 +16,7 @@ from expertmesh.v1.expert_pb2_grpc import ExpertServiceStub
 from expertmesh.v1.inference_pb2_grpc import InferenceServiceStub
 from expertmesh.v1.router_pb2 import ListExpertsRequest, ListExpertsResponse
 from expertmesh.v1.router_pb2_grpc import RouterServiceStub
+from mesh_wire.auth.sections import CallerSection, PeerSection
 from mesh_wire.serving import Serving, open_channel
 from mesh_wire.settings import ExpertSection, Mesh, RouterSection, Simulation, TicketSection
 from mesh_wire.telemetry import Telemetry
@@ -84,6 +85,8 @@ async def running_expert(
     telemetry: Telemetry | None = None,
     caller_tls: ClientTls | None = None,
     tickets: TicketSection | None = None,
+    callers: CallerSection | None = None,
+    peers: PeerSection | None = None,
     **section: Any,
 ) -> AsyncIterator[RunningExpert]:
     """Serve an engine, a simulated one unless given.
@@ -101,7 +104,9 @@ async def running_expert(
     )
     async with AsyncExitStack() as life:
         running = engine or await life.enter_async_context(open_engine(settings))
-        server = await life.enter_async_context(expert_server(running, settings, telemetry or Telemetry.off(), tickets))
+        server = await life.enter_async_context(
+            expert_server(running, settings, telemetry or Telemetry.off(), tickets, callers, peers)
+        )
         host = settings.listen.rpartition(":")[0]
         channel = await life.enter_async_context(open_channel(f"{host}:{server.port}", caller_tls))
         yield RunningExpert(
@@ -122,6 +127,8 @@ async def running_router(
     serves: Iterable[str] = (),
     telemetry: Telemetry | None = None,
     tickets: TicketSection | None = None,
+    callers: CallerSection | None = None,
+    peers: PeerSection | None = None,
     **section: Any,
 ) -> AsyncIterator[RunningRouter]:
     """Serve a router before `targets`.
@@ -136,7 +143,13 @@ async def running_router(
     named = dict.fromkeys(serves)
     expert = ExpertSection(name="named", serves=named or {"nobody": None}, listen=ANYWHERE, simulated=Simulation())
     experts = (expert,) if named else ()
-    mesh = Mesh(router=RouterSection(**fields), experts=experts, tickets=tickets or TicketSection())
+    mesh = Mesh(
+        router=RouterSection(**fields),
+        experts=experts,
+        tickets=tickets or TicketSection(),
+        callers=callers,
+        peers=peers,
+    )
     async with AsyncExitStack() as life:
         given = not isinstance(strategy, str)
         life.enter_context(patch("router_svc.choosing.wishes.drawn", lambda: None))  # the same replica every time
@@ -161,6 +174,8 @@ async def running_mesh(
     expert_telemetry: Telemetry | None = None,
     expert_section: Mapping[str, Any] | None = None,
     tickets: TicketSection | None = None,
+    callers: CallerSection | None = None,
+    peers: PeerSection | None = None,
     **router: Any,
 ) -> AsyncIterator[RunningRouter]:
     """Serve experts and a router before them.
@@ -172,6 +187,8 @@ async def running_mesh(
     """
     async with AsyncExitStack() as life:
         running: dict[str, RunningExpert] = {}
+        # A mesh file with callers would have to name its routers, or say this.
+        open_doors = {"accepts": ("anybody",)} if callers and not (peers or tickets) else {}
         for name, what in (experts or {"a": ("general",)}).items():
             engine = what if hasattr(what, "generate") else None
             serves = () if hasattr(what, "generate") else tuple(what)
@@ -182,7 +199,9 @@ async def running_mesh(
                     engine=engine,
                     telemetry=expert_telemetry,
                     tickets=tickets,
-                    **(expert_section or {}),
+                    callers=callers,
+                    peers=peers,
+                    **(open_doors | dict(expert_section or {})),
                 )
             )
         served = dict.fromkeys(one.name for each in running.values() for one in each.engine.description.experts)
@@ -193,6 +212,8 @@ async def running_mesh(
                 serves=served,
                 telemetry=telemetry,
                 tickets=tickets,
+                callers=callers,
+                peers=peers,
                 **router,
             )
         )

@@ -138,6 +138,15 @@ def test_a_prompt_costs_what_its_step_took_longer_than_others(board: LoadBoard, 
     assert board.latest.prompt_token_time.ToNanoseconds() == pytest.approx(0.1 / 50 * 1e9)
 
 
+def test_a_first_step_that_read_a_prompt_does_not_count_as_reading(board: LoadBoard, meter: LoadMeter) -> None:
+    meter.step(running=1, kv_cache_use=0, tokens=1, step_s=0.05, prompt_tokens=5)
+    assert not board.latest.HasField("prompt_token_time")  # nobody knows what the step takes without it
+
+    meter.step(running=1, kv_cache_use=0, tokens=1, step_s=0.04)
+
+    assert board.latest.prompt_token_time.ToNanoseconds() == pytest.approx(0.01 / 5 * 1e9)
+
+
 def test_a_place_is_held_from_a_request_s_begin_to_its_end(board: LoadBoard, meter: LoadMeter, clock: Clock) -> None:
     meter.admit("a", 7)
     meter.admit("never begun", 7)

@@ -402,6 +402,7 @@ wishes = st.builds(
     conversation=st.none() | st.integers(0, 2**64 - 1),
     excluded=st.frozensets(st.sampled_from(PLACES)),
     chance=st.none() | st.floats(0, 1, exclude_max=True),
+    allowed=st.none(),  # see test_allowed.py
 )
 
 

@@ -15,6 +15,7 @@ from expertmesh.v1.generation_pb2 import GenerateRequest, Sampling, TokenIds
 from mesh_wire.errors import BadInput
 from support.asking import ask, greedy, vacated
 from support.engine_contract import LENGTH, STOP, EngineContract
+from support.resuming_contract import ResumingContract
 from support.waiting import eventually
 
 VOCABULARY = 50_000
@@ -27,6 +28,10 @@ async def engine() -> AsyncIterator[SimulatedEngine]:
 
 
 class TestAsAnEngine(EngineContract):
+    pass
+
+
+class TestResuming(ResumingContract):
     pass
 
 

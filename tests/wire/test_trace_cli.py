@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 
 from expertmesh_client.cli import app
 from expertmesh_client.traces.disk_store import Bounds, disk_store
+from expertmesh_client.traces.spans import Kind
 from support.jaeger import jaeger
-from support.traces import at, otlp, whole_trace
+from support.traces import at, otlp, span, whole_trace
 from support.up import ENV, mesh_yaml, up
 
 IDS = [f"{letter}{'0' * 31}" for letter in "abc"]
@@ -108,6 +109,24 @@ def test_jaeger_is_a_source_like_any_other():
     assert "! Session/start of expert: its clock disagrees with its caller's" in last.stdout
     assert one.stdout.startswith(f"trace {IDS[1]}\n")
     assert none.exit_code == 1
+
+
+def test_a_request_that_has_not_ended_is_shown_as_it_runs(tmp_path):
+    about = {"gen_ai.usage.output_tokens": "250", "expertmesh.stream.seconds": "15", "expertmesh.stream.next_s": "20"}
+    word = span("p", "r", "stream.progress", Kind.INTERNAL, 5_000, 10_000, attributes=about)
+    admitted = next(one for one in whole_trace() if one.name == "route.admit")
+    file = tmp_path / "running.json"
+    file.write_text(json.dumps(otlp(at([admitted, word], time.time_ns() - 16 * 10**9))))
+    result = run("--last", "--from", file)
+    as_json = run("--last", "--json", "--from", file)
+    report = run("--from", file)
+
+    assert result.exit_code == 0
+    assert "\nstill running: 250 tokens after 15 s" in result.stdout
+    assert "stream.progress (250 tokens)" in result.stdout
+    assert result.stderr == ""
+    assert json.loads(as_json.stdout)[0]["running"]["tokens"] == 250
+    assert report.stderr.endswith("among 1 traces of {file}: 1 not ended\n".replace("{file}", str(file)))
 
 
 def test_a_trace_with_spans_missing_is_shown_and_told(folder, tmp_path):

@@ -8,6 +8,8 @@ from expertmesh_client.cli.failures import Commands
 from expertmesh_client.cli.fleet import experts
 from expertmesh_client.cli.load import load
 from expertmesh_client.cli.route import route
+from expertmesh_client.cli.token import token
+from expertmesh_client.cli.top import top
 from expertmesh_client.cli.trace import trace
 from expertmesh_client.cli.up import up
 
@@ -26,7 +28,9 @@ app.command()(ask)
 app.command()(chat)
 app.command()(route)
 app.command()(experts)
+app.command()(top)
 app.command()(trace)
+app.command()(token)
 app.command()(load)
 
 

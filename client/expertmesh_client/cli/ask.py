@@ -52,6 +52,7 @@ def ask(
     cert: options.Cert = None,
     key: options.Key = None,
     server_name: options.ServerName = None,
+    token_file: options.TokenFile = None,
 ) -> None:
     """Ask one prompt. The answer streams to standard output, who gives it and why to standard error.
 
@@ -84,12 +85,14 @@ def ask(
     import asyncio
 
     options.quiet_grpc()
-    asyncio.run(_ask(target, encrypted, direct, asked, as_json, (jaeger, trace_wait) if trace else None))
+    traced = (jaeger, trace_wait) if trace else None
+    asyncio.run(_ask(target, encrypted, options.token_of(token_file), direct, asked, as_json, traced))
 
 
 async def _ask(
     target: str,
     tls: "ClientTls | None",
+    token: str | None,
     direct: bool,
     asked: dict[str, Any],
     as_json: bool,
@@ -100,7 +103,8 @@ async def _ask(
 
     with _telemetry(always=traced is not None) as telemetry:
         # One prompt is one call; a session pays off for many.
-        async with AsyncClient(target, tls=tls, telemetry=telemetry, over="generate", direct=direct) as client:
+        how: dict[str, Any] = {"tls": tls, "token": token, "telemetry": telemetry, "direct": direct}
+        async with AsyncClient(target, over="generate", **how) as client:
             answer = client.generate(**asked)
             async with answer:
                 await _show(answer, silent=as_json)

@@ -29,6 +29,7 @@ def chat(
     cert: options.Cert = None,
     key: options.Key = None,
     server_name: options.ServerName = None,
+    token_file: options.TokenFile = None,
 ) -> None:
     """Talk: one line is one turn. Ctrl-C stops an answer, Ctrl-D ends the conversation.
 
@@ -46,7 +47,8 @@ def chat(
         "conversation": secrets.token_hex(16),  # all its turns go to the replica that remembers the ones before
     }
     messages = [("system", system)] if system else []
-    with Client(target, tls=encrypted, timeout_s=timeout, direct=direct) as client:
+    token = options.token_of(token_file)
+    with Client(target, tls=encrypted, token=token, timeout_s=timeout, direct=direct) as client:
         while (line := _line()) is not None:
             if line.strip():
                 messages += _turn(client, [*messages, ("user", line)], asked, as_json)

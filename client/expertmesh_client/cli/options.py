@@ -36,6 +36,16 @@ ServerName = Annotated[
     typer.Option(envvar="EXPERTMESH_SERVER_NAME", metavar="NAME", help="Name in the server's certificate."),
 ]
 
+TokenFile = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="EXPERTMESH_TOKEN_FILE",
+        metavar="FILE",
+        help="A file with the token that says who asks; or EXPERTMESH_TOKEN is the token itself.",
+        **_PEM,
+    ),
+]
+
 MaxTokens = Annotated[int | None, typer.Option(metavar="N", help="At most this many tokens.")]
 MinTokens = Annotated[int | None, typer.Option(metavar="N", help="At least this many tokens.")]
 Temperature = Annotated[float | None, typer.Option(metavar="0..2", help="0 is greedy decoding.")]
@@ -66,6 +76,17 @@ def tls_of(
     from mesh_wire.tls import ClientTls
 
     return ClientTls(authority=authority, certificate=certificate, key=key, server_name=server_name)
+
+
+def token_of(file: Path | None) -> str | None:
+    """Return the token that the options or the environment name; None for none.
+
+    No option takes the token itself: everybody on a machine can read everybody's command lines.
+    """
+    named = file or os.environ.get("EXPERTMESH_TOKEN_FILE")
+    if named:
+        return Path(named).read_text(encoding="utf-8").strip()
+    return os.environ.get("EXPERTMESH_TOKEN") or None
 
 
 def sampling_of(schema: Path | None = None, regex: str | None = None, **wishes: Any) -> dict[str, Any]:

@@ -23,6 +23,7 @@ def route(
     cert: options.Cert = None,
     key: options.Key = None,
     server_name: options.ServerName = None,
+    token_file: options.TokenFile = None,
 ) -> None:
     """Show who would answer a prompt, and why, without asking.
 
@@ -31,7 +32,7 @@ def route(
     text = sys.stdin.read().removesuffix("\n") if prompt == "-" else prompt
     encrypted = options.tls_of(tls, ca, cert, key, server_name)
     about: dict[str, Any] = {"expert": expert, "precision": precision, "timeout_s": timeout}
-    response = asked(target, encrypted, lambda client: client.route(text, **about))
+    response = asked(target, encrypted, options.token_of(token_file), lambda client: client.route(text, **about))
     if as_json:
         print(json.dumps(_shape(response), ensure_ascii=False, indent=2))
     else:

@@ -5,6 +5,7 @@ import re
 import shutil
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -118,9 +119,10 @@ def _last(there: "Source", place: str, since_s: float | None, wait_s: float) -> 
     until = time.monotonic() + wait_s
     while True:
         found = _newest(there, place, AMONG, since_s)
-        newest = next((each for each in found if each.request is not None), found[0])
+        now_ns = time.time_ns()
+        newest = next((each for each in found if each.request is not None or each.running(now_ns)), found[0])
         old = time.time() - newest.start_ns / 1e9 > RECENT_S
-        if not lacks(newest) or old or time.monotonic() >= until:
+        if not lacks(newest) or newest.running(now_ns) or old or time.monotonic() >= until:
             return newest
         time.sleep(0.2)  # neither files nor Jaeger can tell when more has arrived
 
@@ -150,6 +152,7 @@ def _show(traces: "list[Trace]", as_json: bool) -> None:
                 "trace": [data_of(root) for root in each.roots],
                 "hops": hops(each.request) if each.request is not None else {},
                 "lacks": lacks(each),
+                "running": asdict(word) if (word := each.running(time.time_ns())) is not None else None,
                 "odd": [one.words for one in oddities(each.roots).values()],
             }
             for each in traces
@@ -157,7 +160,7 @@ def _show(traces: "list[Trace]", as_json: bool) -> None:
         print(json.dumps(told, ensure_ascii=False, indent=2))
         return
     width = shutil.get_terminal_size().columns
-    print("\n\n".join("\n".join(titled(each, width)) for each in traces))
+    print("\n\n".join("\n".join(titled(each, width, time.time_ns())) for each in traces))
     for each in traces:
         if each.request is not None and (missing := lacks(each)):
             print(f"note: trace {each.trace_id} is incomplete: {missing}", file=sys.stderr)

@@ -80,7 +80,9 @@ async def _up(config: Path, tls: "ClientTls | None", *, as_json: bool, restart: 
 
     began = time.monotonic()
     try:
-        async with running_mesh(config, tls=tls, progress=progress_on(sys.stderr), **wishes) as mesh:
+        async with running_mesh(
+            config, tls=tls, token=options.token_of(None), progress=progress_on(sys.stderr), **wishes
+        ) as mesh:
             print(
                 json.dumps(_shape(mesh)) if as_json else "\n".join(_lines(mesh, time.monotonic() - began)), flush=True
             )

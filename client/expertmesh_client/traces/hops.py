@@ -7,6 +7,7 @@ which lies within it. What a process's spans leave open is its "otherwise": time
 from collections.abc import Collection, Mapping, Sequence
 from statistics import median
 
+from expertmesh_client.traces.running import PROGRESS
 from expertmesh_client.traces.spans import Kind, Span
 from expertmesh_client.traces.trace import ANSWERS
 from expertmesh_client.traces.tree import Node, tree_of
@@ -63,6 +64,8 @@ def gaps(request: Node) -> dict[str, float]:
             continue
         at, before = node.span.start_ns, ""
         for child in node.own_children:
+            if child.span.name == PROGRESS:
+                continue
             start, end = child.span.start_ns, child.span.end_ns
             if start > at:
                 label = f"between {before} and {child.span.name}" if before else f"before {child.span.name}"
@@ -93,6 +96,8 @@ def _spread(node: Node, seconds: float, found: dict[str, float]) -> None:
     """
     left = seconds
     for child in node.children:
+        if child.span.name == PROGRESS:  # stands beside the stages, not between them
+            continue
         got = min(child.span.seconds, left)
         left -= got
         if child.span.failed and not node.span.failed:
@@ -100,7 +105,7 @@ def _spread(node: Node, seconds: float, found: dict[str, float]) -> None:
         else:
             _spread(child, got, found)
     hop = _own_hop(node)
-    if left or not node.children:
+    if left or not any(child.span.name != PROGRESS for child in node.children):
         found[hop] = found.get(hop, 0.0) + left
 
 

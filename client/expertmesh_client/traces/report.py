@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from expertmesh_client.traces.hops import COMPUTE, DECISION, DELIVERY, OTHERWISE, TRANSIT, WAITING, gaps, hops, place
 from expertmesh_client.traces.oddities import Oddity, oddities
+from expertmesh_client.traces.running import NOT_ENDED
 from expertmesh_client.traces.trace import About, Trace, about, lacks
 
 UNEXPLAINED_LIMIT = 0.02  # of the whole: above it, spans are missing from the services themselves
@@ -78,7 +79,8 @@ def sort_out(traces: Iterable[Trace]) -> Sorted:
     for trace in traces:
         request = trace.request
         if request is None:
-            found.left_out["without an answer in them"] += 1
+            not_ended = any(root.span.name == NOT_ENDED for root in trace.roots)
+            found.left_out["not ended" if not_ended else "without an answer in them"] += 1
             continue
         said = about(request)
         if said.status == "CANCELLED":

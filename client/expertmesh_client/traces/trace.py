@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any
 
 from expertmesh_client.traces.otlp_json import spans_in
+from expertmesh_client.traces.running import NOT_ENDED, PROGRESS, Running, not_ended, running
 from expertmesh_client.traces.spans import Span
 from expertmesh_client.traces.tree import Node, tree_of, unanswered
 
@@ -38,7 +39,7 @@ class Trace:
 
     @cached_property
     def roots(self) -> list[Node]:
-        return tree_of(self.spans)
+        return tree_of([*not_ended(self.spans), *self.spans])
 
     @cached_property
     def request(self) -> Node | None:
@@ -50,7 +51,15 @@ class Trace:
 
     @property
     def of_the_mesh(self) -> bool:
-        return any(span.name.startswith(OURS) for span, _ in self.found.values())
+        return any(span.name.startswith(OURS) or span.name == PROGRESS for span, _ in self.found.values())
+
+    def running(self, now_ns: int) -> Running | None:
+        """Return how far a request is that has not ended; None where there is none such.
+
+        Args:
+            now_ns: nanoseconds since the epoch.
+        """
+        return running([span for span, _ in self.found.values()], now_ns)
 
     @property
     def start_ns(self) -> int:
@@ -64,6 +73,8 @@ def lacks(trace: Trace) -> str:
     """
     if trace.request is None:
         return "no answer"
+    if any(root.span.name == NOT_ENDED for root in trace.roots):
+        return "a request of it has not ended"
     for root in trace.roots:
         if root.orphan and root.span is not trace.request.span and root.span.name.startswith(_PARTS):
             return f"the span around {root.span.name} of {root.span.tier} has not arrived"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from expertmesh_client.traces.hops import OTHERWISE, TRANSIT, hops
 from expertmesh_client.traces.oddities import SLACK_NS, Odd, Oddity, oddities, other_process
+from expertmesh_client.traces.running import NOT_ENDED, progress_note
 from expertmesh_client.traces.spans import Span
 from expertmesh_client.traces.trace import Trace, about
 from expertmesh_client.traces.tree import Node, duration_text
@@ -56,9 +57,17 @@ def lines_of(roots: Sequence[Node], width: int = 80) -> list[str]:
     ]
 
 
-def titled(trace: Trace, width: int = 80) -> list[str]:
-    """Return a trace's heading, its waterfall, and the time that lies between its spans."""
+def titled(trace: Trace, width: int = 80, now_ns: int = 0) -> list[str]:
+    """Return a trace's heading, its waterfall, and the time that lies between its spans.
+
+    Args:
+        now_ns: nanoseconds since the epoch, for what has not ended.
+    """
     lines = [f"trace {trace.trace_id}"]
+    if (word := trace.running(now_ns)) is not None:
+        if trace.request is None and word.expert:
+            lines.append(f"{word.expert} on {word.replica}" if word.replica else word.expert)
+        lines.append(word.words)
     if trace.request is not None:
         said = about(trace.request)
         parts = [f"{said.expert} on {said.replica}" if said.replica else said.expert, said.reason, said.error]
@@ -96,8 +105,8 @@ def _rows(roots: Iterable[Node], odd: dict[str, Odd]) -> Iterator[Row]:
     for root in roots:
         if base_ns is None:
             base_ns = root.span.start_ns
-        # An orphan on some other clock, far off the axis, is drawn from the axis' beginning.
-        shift_ns = root.span.start_ns if root.orphan else base_ns
+        # An orphan, or what has not ended, on some other clock, far off the axis: it is drawn from its beginning.
+        shift_ns = root.span.start_ns if root.orphan or root.span.name == NOT_ENDED else base_ns
         yield from _placed(root, shift_ns, "", "", odd)
 
 
@@ -114,6 +123,7 @@ def _placed(node: Node, shift_ns: int, guide: str, indent: str, odd: dict[str, O
         note = " (parent missing)"
     elif span.failed:
         note += f" ({span.attributes.get('error.type', 'failed')})"
+    note += progress_note(span)
     events = tuple((max(0, event.at_ns - shift_ns) / 1e9, event.name) for event in span.events)
     yield Row(guide, span, note, max(0, span.start_ns - shift_ns) / 1e9, events)
     for child in node.children:

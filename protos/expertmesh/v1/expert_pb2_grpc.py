@@ -59,8 +59,8 @@ class ExpertServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchLoad(self, request, context):
-        """Reports the engine's load: once at once, then on every change, at most every 50 ms or as seldom as was asked for.
-        Never ends by itself.
+        """Reports the engine's load: once at once, then on every change, at most every 50 ms or as seldom as was asked for;
+        while there are requests, every second though nothing has changed. Never ends by itself.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -12,12 +12,14 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class SessionRequest(_message.Message):
-    __slots__ = ("starts", "cancels")
+    __slots__ = ("starts", "cancels", "kept_traces")
     STARTS_FIELD_NUMBER: _ClassVar[int]
     CANCELS_FIELD_NUMBER: _ClassVar[int]
+    KEPT_TRACES_FIELD_NUMBER: _ClassVar[int]
     starts: _containers.RepeatedCompositeFieldContainer[SessionStart]
     cancels: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, starts: _Optional[_Iterable[_Union[SessionStart, _Mapping]]] = ..., cancels: _Optional[_Iterable[int]] = ...) -> None: ...
+    kept_traces: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, starts: _Optional[_Iterable[_Union[SessionStart, _Mapping]]] = ..., cancels: _Optional[_Iterable[int]] = ..., kept_traces: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class SessionStart(_message.Message):
     __slots__ = ("stream_id", "request", "timeout", "traceparent", "tracestate", "caller", "ticket")

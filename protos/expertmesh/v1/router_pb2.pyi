@@ -181,7 +181,7 @@ class ListExpertsRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ListExpertsResponse(_message.Message):
-    __slots__ = ("experts", "generalist", "strategy", "artefact", "unreachable", "generation", "not_taken", "left_for_restart", "strategy_trouble", "drift")
+    __slots__ = ("experts", "generalist", "strategy", "artefact", "unreachable", "generation", "not_taken", "left_for_restart", "strategy_trouble", "drift", "process")
     EXPERTS_FIELD_NUMBER: _ClassVar[int]
     GENERALIST_FIELD_NUMBER: _ClassVar[int]
     STRATEGY_FIELD_NUMBER: _ClassVar[int]
@@ -192,6 +192,7 @@ class ListExpertsResponse(_message.Message):
     LEFT_FOR_RESTART_FIELD_NUMBER: _ClassVar[int]
     STRATEGY_TROUBLE_FIELD_NUMBER: _ClassVar[int]
     DRIFT_FIELD_NUMBER: _ClassVar[int]
+    PROCESS_FIELD_NUMBER: _ClassVar[int]
     experts: _containers.RepeatedCompositeFieldContainer[Expert]
     generalist: str
     strategy: str
@@ -202,7 +203,42 @@ class ListExpertsResponse(_message.Message):
     left_for_restart: _containers.RepeatedScalarFieldContainer[str]
     strategy_trouble: str
     drift: Drift
-    def __init__(self, experts: _Optional[_Iterable[_Union[Expert, _Mapping]]] = ..., generalist: _Optional[str] = ..., strategy: _Optional[str] = ..., artefact: _Optional[str] = ..., unreachable: _Optional[_Iterable[_Union[Unreachable, _Mapping]]] = ..., generation: _Optional[int] = ..., not_taken: _Optional[_Iterable[str]] = ..., left_for_restart: _Optional[_Iterable[str]] = ..., strategy_trouble: _Optional[str] = ..., drift: _Optional[_Union[Drift, _Mapping]] = ...) -> None: ...
+    process: RouterProcess
+    def __init__(self, experts: _Optional[_Iterable[_Union[Expert, _Mapping]]] = ..., generalist: _Optional[str] = ..., strategy: _Optional[str] = ..., artefact: _Optional[str] = ..., unreachable: _Optional[_Iterable[_Union[Unreachable, _Mapping]]] = ..., generation: _Optional[int] = ..., not_taken: _Optional[_Iterable[str]] = ..., left_for_restart: _Optional[_Iterable[str]] = ..., strategy_trouble: _Optional[str] = ..., drift: _Optional[_Union[Drift, _Mapping]] = ..., process: _Optional[_Union[RouterProcess, _Mapping]] = ...) -> None: ...
+
+class RouterProcess(_message.Message):
+    __slots__ = ("worker", "workers", "window", "refused")
+    WORKER_FIELD_NUMBER: _ClassVar[int]
+    WORKERS_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    worker: int
+    workers: int
+    window: _duration_pb2.Duration
+    refused: int
+    def __init__(self, worker: _Optional[int] = ..., workers: _Optional[int] = ..., window: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., refused: _Optional[int] = ...) -> None: ...
+
+class Activity(_message.Message):
+    __slots__ = ("routes_per_second", "reasons", "first_tokens", "first_token_p50", "first_token_p95")
+    ROUTES_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    REASONS_FIELD_NUMBER: _ClassVar[int]
+    FIRST_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    FIRST_TOKEN_P50_FIELD_NUMBER: _ClassVar[int]
+    FIRST_TOKEN_P95_FIELD_NUMBER: _ClassVar[int]
+    routes_per_second: float
+    reasons: _containers.RepeatedCompositeFieldContainer[ReasonCount]
+    first_tokens: int
+    first_token_p50: _duration_pb2.Duration
+    first_token_p95: _duration_pb2.Duration
+    def __init__(self, routes_per_second: _Optional[float] = ..., reasons: _Optional[_Iterable[_Union[ReasonCount, _Mapping]]] = ..., first_tokens: _Optional[int] = ..., first_token_p50: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., first_token_p95: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+
+class ReasonCount(_message.Message):
+    __slots__ = ("reason", "routes")
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    ROUTES_FIELD_NUMBER: _ClassVar[int]
+    reason: _generation_pb2.RouteReason
+    routes: int
+    def __init__(self, reason: _Optional[_Union[_generation_pb2.RouteReason, str]] = ..., routes: _Optional[int] = ...) -> None: ...
 
 class Drift(_message.Message):
     __slots__ = ("verdict", "index", "prompts")
@@ -215,30 +251,34 @@ class Drift(_message.Message):
     def __init__(self, verdict: _Optional[str] = ..., index: _Optional[float] = ..., prompts: _Optional[float] = ...) -> None: ...
 
 class Expert(_message.Message):
-    __slots__ = ("name", "available", "replicas")
+    __slots__ = ("name", "available", "replicas", "activity")
     NAME_FIELD_NUMBER: _ClassVar[int]
     AVAILABLE_FIELD_NUMBER: _ClassVar[int]
     REPLICAS_FIELD_NUMBER: _ClassVar[int]
+    ACTIVITY_FIELD_NUMBER: _ClassVar[int]
     name: str
     available: bool
     replicas: _containers.RepeatedCompositeFieldContainer[Replica]
-    def __init__(self, name: _Optional[str] = ..., available: _Optional[bool] = ..., replicas: _Optional[_Iterable[_Union[Replica, _Mapping]]] = ...) -> None: ...
+    activity: Activity
+    def __init__(self, name: _Optional[str] = ..., available: _Optional[bool] = ..., replicas: _Optional[_Iterable[_Union[Replica, _Mapping]]] = ..., activity: _Optional[_Union[Activity, _Mapping]] = ...) -> None: ...
 
 class Replica(_message.Message):
-    __slots__ = ("name", "endpoint", "serving", "description", "load", "outstanding")
+    __slots__ = ("name", "endpoint", "serving", "description", "load", "outstanding", "expected_wait")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ENDPOINT_FIELD_NUMBER: _ClassVar[int]
     SERVING_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
     LOAD_FIELD_NUMBER: _ClassVar[int]
     OUTSTANDING_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_WAIT_FIELD_NUMBER: _ClassVar[int]
     name: str
     endpoint: str
     serving: bool
     description: _expert_pb2.DescribeResponse
     load: _expert_pb2.Load
     outstanding: int
-    def __init__(self, name: _Optional[str] = ..., endpoint: _Optional[str] = ..., serving: _Optional[bool] = ..., description: _Optional[_Union[_expert_pb2.DescribeResponse, _Mapping]] = ..., load: _Optional[_Union[_expert_pb2.Load, _Mapping]] = ..., outstanding: _Optional[int] = ...) -> None: ...
+    expected_wait: _duration_pb2.Duration
+    def __init__(self, name: _Optional[str] = ..., endpoint: _Optional[str] = ..., serving: _Optional[bool] = ..., description: _Optional[_Union[_expert_pb2.DescribeResponse, _Mapping]] = ..., load: _Optional[_Union[_expert_pb2.Load, _Mapping]] = ..., outstanding: _Optional[int] = ..., expected_wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class Unreachable(_message.Message):
     __slots__ = ("endpoint", "reason")

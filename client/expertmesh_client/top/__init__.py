@@ -1,0 +1,1 @@
+"""The fleet, live: looked at again and again, and shown."""
