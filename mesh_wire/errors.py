@@ -4,6 +4,7 @@ An error crosses the wire as a status code with a `google.rpc.ErrorInfo`, and ar
 end. Reasons are listed, with their meaning, in `protos/expertmesh/v1/errors.proto`.
 """
 
+from collections.abc import Iterable
 from typing import ClassVar
 
 import grpc
@@ -15,6 +16,7 @@ from mesh_wire.deadlines import duration, seconds
 
 DOMAIN = "expertmesh.v1"
 DETAILS_KEY = "grpc-status-details-bin"
+PUSHBACK_KEY = "grpc-retry-pushback-ms"  # gRPC's own way to say when to try again, or, below zero, never
 # A call's trailers have 8 KB, and a message travels in up to three forms there, escaped; what is longer is cut.
 LONGEST_MESSAGE, LONGEST_FACT = 1000, 500  # bytes of UTF-8
 _CODES = {code.value[0]: code for code in grpc.StatusCode if code is not grpc.StatusCode.OK}
@@ -192,6 +194,18 @@ def error_of_call(error: grpc.RpcError) -> MeshError:
     """Return the error that a failed call stands for."""
     call: grpc.Call = error  # type: ignore[assignment]  # every RpcError raised by a call is one
     code, message, trailers = call.code(), call.details() or "", call.trailing_metadata() or ()
+    told = _told_of_call(code, message, trailers)
+    pushback = next((value for key, value in trailers if key == PUSHBACK_KEY), None)
+    if pushback is not None:
+        digits = pushback.decode(errors="replace") if isinstance(pushback, bytes) else pushback
+        if digits.isdecimal():
+            told.retry_after_s = int(digits) / 1000
+        else:  # as gRPC has it: whatever is no number of milliseconds means that nothing is to be tried again
+            told.facts["pushback"] = "never"
+    return told
+
+
+def _told_of_call(code: grpc.StatusCode, message: str, trailers: Iterable[tuple[str, str | bytes]]) -> MeshError:
     packed = next((value for key, value in trailers if key == DETAILS_KEY), None)
     if isinstance(packed, bytes):
         try:

@@ -10,6 +10,7 @@ Source:
     that requests may leave a line from its midst, and the front may be joined.
 """
 
+import math
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -84,7 +85,11 @@ class FairQueue:
             line.mark += (cost - stand.cost) / line.weight
 
     def ahead(self, stand: Stand) -> int:
-        """Count the requests that would go before one that joins now, if no more came."""
+        """Count the requests that are likely to go before one that joins now.
+
+        These are those that would, if no more came; or, where that is more, half of those that would if every caller
+        who was here lately had a line as long: who comes later may well go before.
+        """
         line = self._lines.get(stand.caller)
         own = () if line is None else [each for each in line.stands if each.first or not stand.first]
         mark = self._mark_of(stand) + sum(each.cost for each in own) / stand.weight
@@ -98,7 +103,17 @@ class FairQueue:
                     break
                 before += 1
                 theirs += each.cost / other.weight
-        return before
+        return max(before, math.ceil((len(own) + 1) * self._lately(stand) / 2) - 1)
+
+    def _lately(self, stand: Stand) -> float:
+        """Return the weight of all callers that were here lately, this one included, beside its own."""
+        begins = self._mark - CREDIT * stand.cost / stand.weight
+        others = (
+            line.weight
+            for name, line in self._lines.items()
+            if (line.stands or line.mark > begins) and name != stand.caller
+        )
+        return (sum(others) + stand.weight) / stand.weight
 
     def rivalry(self, stand: Stand) -> float:
         """Return of how many requests that go one is this caller's, if it has a line."""

@@ -106,15 +106,13 @@ async def test_an_engine_does_not_outlive_a_killed_parent() -> None:
 
 
 async def test_answers_of_an_engine_that_is_killed_go_on_at_another_word_for_word() -> None:
-    """Greedy answers are compared with those of the survivor in the same company: sums of bf16 numbers depend on who
-    else is in the batch."""
-    settings = VllmSettings(serves={"general": None}, engine_args={**SMALL, "max_num_seqs": 16})
+    """In float32: sums of bf16 numbers depend so much on who else is in the batch that greedy answers differ by it."""
+    settings = VllmSettings(serves={"general": None}, engine_args={**SMALL, "max_num_seqs": 16, "dtype": "float32"})
+    requests = [greedy(f"Tell me about {subject}.", max_new_tokens=48) for subject in SUBJECTS]
     async with AsyncExitStack() as life:
-        survivor = await life.enter_async_context(open_vllm_engine(settings))
-        requests = [greedy(f"Tell me about {subject}.", max_new_tokens=48) for subject in SUBJECTS]
-        alone = [(await ask(survivor, request)).text for request in requests]
-        before = {process.pid for process in psutil.Process().children(recursive=True)}
-        doomed = await life.enter_async_context(open_vllm_engine(settings))
+        opened = (life.enter_async_context(open_vllm_engine(settings)) for _ in range(2))
+        doomed, survivor = await asyncio.gather(*opened)
+        expected = [answered.text for answered in await asyncio.gather(*(ask(survivor, one) for one in requests))]
         mesh = await life.enter_async_context(running_mesh({"a": doomed, "b": survivor}))
         calls = [mesh.inference.Generate(request) for request in requests]
         answers = [Whole() for _ in calls]
@@ -122,16 +120,14 @@ async def test_answers_of_an_engine_that_is_killed_go_on_at_another_word_for_wor
             while len(answer.token_ids) < 5:
                 answer.take(await call.read())
 
-        for process in psutil.Process().children(recursive=True):
-            if process.pid not in before and "EngineCore" in " ".join(process.cmdline()):
-                process.kill()
+        [process] = doomed._processes
+        process.kill()
 
         for call, answer in zip(calls, answers, strict=True):
             while not answer.over:
                 answer.take(await call.read())
-        assert all(answer.finished for answer in answers)
         assert sum(answer.finished.resumed for answer in answers if answer.finished) > 0
-        assert sum(answer.text == text for answer, text in zip(answers, alone, strict=True)) == len(alone)
+        assert [answer.text for answer in answers] == expected
 
 
 async def exhaust(stream: AsyncIterator[object]) -> None:

@@ -3,7 +3,17 @@
 import grpc
 import pytest
 
-from mesh_wire.errors import BadInput, Busy, DeadlinePassed, Foreign, Internal, MeshError, NotFound, Unavailable
+from mesh_wire.errors import (
+    BadInput,
+    Busy,
+    DeadlinePassed,
+    Foreign,
+    Internal,
+    MeshError,
+    NotFound,
+    Unavailable,
+    error_of_stream,
+)
 from router_svc.attempts import MOVES, RetryBudget, Standing, Then, verdict
 
 END, AGAIN, RESUME = Then.END, Then.AGAIN, Then.RESUME
@@ -123,6 +133,40 @@ def test_a_server_that_wants_no_second_try_gets_none() -> None:
     assert verdict(lost("OTHER", pushback="never"), standing()).then is END
     assert verdict(behind, standing()).then is END
     assert verdict(behind, cut_off()).then is END
+
+
+class Ended(grpc.RpcError, grpc.Call):
+    """A call that has ended with a word on when to try again."""
+
+    def __init__(self, pushback: str) -> None:
+        self._trailers = (("grpc-retry-pushback-ms", pushback),)
+
+    def code(self) -> grpc.StatusCode:
+        return grpc.StatusCode.UNAVAILABLE
+
+    def details(self) -> str:
+        return "not now"
+
+    def trailing_metadata(self) -> object:
+        return self._trailers
+
+    def _unused(self, *args: object) -> None:
+        raise NotImplementedError
+
+    initial_metadata = is_active = time_remaining = cancel = add_callback = _unused
+
+
+@pytest.mark.parametrize(
+    ("pushback", "then", "pause_s"),
+    [("250", AGAIN, 0.25), ("0", AGAIN, 0.0), ("-1", END, 0.0), ("soon", END, 0.0)],
+)
+def test_grpc_s_own_push_back_is_honoured(pushback: str, then: Then, pause_s: float) -> None:
+    broken = lost()
+    broken.__cause__ = error_of_stream(Ended(pushback))
+
+    decided = verdict(broken, standing())
+
+    assert (decided.then, decided.pause_s) == (then, pause_s)
 
 
 def test_a_budget_allows_a_share_of_the_requests_and_what_it_had_saved() -> None:

@@ -11,7 +11,7 @@ DOCUMENTS = [
     ROOT / name
     for name in (
         *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md"),
-        *("docs/routing.md", "docs/tracing.md", "docs/metrics.md"),
+        *("docs/routing.md", "docs/tracing.md", "docs/metrics.md", "docs/security.md", "SECURITY.md"),
     )
     if (ROOT / name).exists()
 ]
