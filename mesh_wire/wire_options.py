@@ -13,7 +13,7 @@ SHARED_CONNECTION_AGE_MS = 5 * 60 * 1000
 # A session gets no more requests after so many seconds: gRPC moves calls to a new connection, never a stream. Opening
 # one costs no more than a request does.
 SESSION_AGE_S = 60.0
-# Calls that have arrived and that Python has not seen yet. From a thousand on, gRPC drops them unanswered, as CANCELLED:
+# Calls that have arrived and that Python has not seen. From a thousand on, gRPC drops them unanswered, as CANCELLED:
 # a burst met no admission, and was told no reason. This bound is for memory alone, of which each takes about 20 kB.
 PENDING_CALLS = 16_384
 # Calls open at once on one connection: gRPC's own limit is none, and each takes memory before it has said a word.

@@ -88,7 +88,7 @@ class FairQueue:
         """Count the requests that are likely to go before one that joins now.
 
         These are those that would, if no more came; or, where that is more, half of those that would if every caller
-        who was here lately had a line as long: who comes later may well go before.
+        who was here lately had a line: who comes later may well go before.
         """
         line = self._lines.get(stand.caller)
         own = () if line is None else [each for each in line.stands if each.first or not stand.first]
@@ -103,7 +103,8 @@ class FairQueue:
                     break
                 before += 1
                 theirs += each.cost / other.weight
-        return max(before, math.ceil((len(own) + 1) * self._lately(stand) / 2) - 1)
+        rounds = 1 + (mark - self._mark) * stand.weight / stand.cost  # in which each caller has one that goes
+        return max(before, math.ceil(rounds * self._lately(stand) / 2) - 1)
 
     def _lately(self, stand: Stand) -> float:
         """Return the weight of all callers that were here lately, this one included, beside its own."""

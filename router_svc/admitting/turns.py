@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 from expertmesh.v1.generation_pb2 import GenerateRequest, Priority, Usage
 from mesh_wire.admission_section import PRIORITIES, AdmissionSection
+from mesh_wire.appointments import Appointments
 from mesh_wire.errors import Busy, MeshError
 from mesh_wire.inference import Asked
 from mesh_wire.outlets import Outlet
-from mesh_wire.appointments import Appointments
 from router_svc.admitting.callers import Account, Accounts
 from router_svc.admitting.fair_queue import Stand
 from router_svc.admitting.pools import Pool, Pools, has_room
