@@ -86,7 +86,7 @@ class EngineAdmission(Admission):
                 than what is left of the deadline.
         """
         outlook = self.outlook()
-        if outlook.wait_s:
+        if outlook.wait_s and self._max_running:  # else: it does not tell what it has
             self._check(outlook, request, asked)
         with self.place():
             yield

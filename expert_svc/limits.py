@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from expertmesh.v1.generation_pb2 import GenerateRequest, Priority
 from mesh_wire.errors import BadInput
 
 
@@ -38,3 +39,9 @@ def room_for_answer(prompt_tokens: int, min_new_tokens: int, context_length: int
         prompt_tokens=str(prompt_tokens),
         context_length=str(context_length),
     )
+
+
+def urgency(request: GenerateRequest) -> int:
+    """Return a request's class as engines have it: the smaller goes first. Standard, where it names none we know."""
+    known = Priority.PRIORITY_INTERACTIVE <= request.priority <= Priority.PRIORITY_BATCH
+    return int(request.priority if known else Priority.PRIORITY_STANDARD)

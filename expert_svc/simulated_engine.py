@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 from expert_svc.engine import Chunk, Ended, EngineDied, Milestones
-from expert_svc.limits import check_vocabulary, room_for_answer
+from expert_svc.limits import check_vocabulary, room_for_answer, urgency
 from expert_svc.load_board import LoadBoard
 from expert_svc.load_meter import SETTLE_EVERY_S, LoadMeter
 from expert_svc.simulated_pace import fits_step, step_seconds
@@ -28,6 +28,7 @@ class _Request:
     speech: Speech
     prompt_tokens: int
     kv_reserved: int  # tokens of room for its whole possible answer
+    urgency: int  # the smaller goes first
     queued: float
     kv_held: int = 0  # tokens of room that it has, while it runs
     scheduled: float | None = None
@@ -49,9 +50,10 @@ class _Request:
 class SimulatedEngine:
     """Batches continuously, as real engines do: requests join and leave the batch between steps.
 
-    A request waits, first come first served, until a slot and KV-cache room for its whole possible answer are free;
-    where room is taken as answers grow (`kv_grows`), until there is some for its prompt. The step in which it joins
-    reads its prompt; each step gives every running request one token. Made by `open_simulated_engine`.
+    A request waits, the more urgent first, then first come first served, until a slot and KV-cache room for its whole
+    possible answer are free; where room is taken as answers grow (`kv_grows`), until there is some for its prompt. The
+    step in which it joins reads its prompt; each step gives every running request one token. Made by
+    `open_simulated_engine`.
     """
 
     def __init__(self, serves: Sequence[str], simulation: Simulation) -> None:
@@ -125,7 +127,7 @@ class SimulatedEngine:
             yield _ended(held, completion_tokens)
             return
         self._meter.admit(request_id, held.prompt_tokens)
-        self._waiting.append(held)
+        self._queue(held)
         self._work.set()
         try:
             while held.speech.reason is None or held.tokens:
@@ -164,6 +166,13 @@ class SimulatedEngine:
             await asyncio.sleep(SETTLE_EVERY_S)
             self._meter.settle()
 
+    def _queue(self, request: _Request) -> None:
+        """Let a request wait behind all that are as urgent."""
+        at = len(self._waiting)
+        while at and self._waiting[at - 1].urgency > request.urgency:
+            at -= 1
+        self._waiting.insert(at, request)
+
     def _check_alive(self) -> None:
         if self._death.done():
             raise EngineDied(self._death.result())
@@ -200,6 +209,7 @@ class SimulatedEngine:
             text=owed,
             prompt_tokens=len(prompt),
             kv_reserved=min(len(prompt) + max_new_tokens, simulation.kv_capacity_tokens),
+            urgency=urgency(request),
             queued=time.monotonic(),
         )
 

@@ -32,7 +32,7 @@ class CallerLimits(Section):
 class AdmissionSection(Section):
     """Who is let in, and who goes next, when more is asked than there is room for."""
 
-    queue: Count = 24  # requests that may wait before the replicas of an expert; more get EXPERT_BUSY
+    queue: Count = 12  # requests that may wait before the replicas of an expert; more get EXPERT_BUSY
     max_wait_s: Positive | None = None  # expected seconds of waiting, in place of `queue`
     lower_share: Annotated[float, Field(ge=0, lt=1)] = 0.1  # of what goes is each lower class's, while it waits
     callers: dict[Name, CallerLimits] = Field(default_factory=dict)  # by a caller's name

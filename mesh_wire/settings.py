@@ -116,7 +116,7 @@ class ExpertSection(ServerSection):
     vllm: dict[str, Any] | None = None  # vLLM's engine arguments by vLLM's names, passed on and checked by vLLM
     simulated: Simulation | None = None  # in place of `vllm`: a simulated engine
     max_in_flight: Count = 128  # requests let in at once, running and waiting; more get EXPERT_BUSY
-    queue: Count = 24  # requests that may wait for a place in the engine; more get EXPERT_BUSY
+    queue: Count = 12  # requests that may wait for a place in the engine; more get EXPERT_BUSY
     max_wait_s: Positive | None = None  # expected seconds of waiting for a first token, in place of `queue`
     accepts: tuple[Acceptance, ...] | None = None  # who may ask; absent: routers and tickets where there are any
 

@@ -16,7 +16,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
 from expert_svc.engine import Chunk, Ended, EngineDied
-from expert_svc.limits import check_vocabulary, room_for_answer
+from expert_svc.limits import check_vocabulary, room_for_answer, urgency
 from expert_svc.load_board import LoadBoard
 from expert_svc.load_meter import SETTLE_EVERY_S, LoadMeter
 from expert_svc.vllm_engine.answers import Answer
@@ -89,7 +89,8 @@ class VllmEngine:
             self._seams.expect(request_id, seam)
         self._meter.admit(request_id, len(prompt))
         try:
-            async with aclosing(self._outputs(prompt, params, expert, request_id)) as outputs:
+            outputs_of = self._outputs(prompt, params, expert, request_id, urgency(request))
+            async with aclosing(outputs_of) as outputs:
                 async for output in outputs:
                     self._meter.begin(request_id)
                     if (chunk := answer.chunk(output)) is not None:
@@ -116,12 +117,13 @@ class VllmEngine:
         return Seam(self._llm.get_tokenizer(), request.resume, prompt=prompt, params=params, eos=self._eos)
 
     def _outputs(
-        self, prompt: list[int], params: SamplingParams, expert: str, request_id: str
+        self, prompt: list[int], params: SamplingParams, expert: str, request_id: str, priority: int
     ) -> AsyncGenerator[RequestOutput, None]:
         # Checking a structure may take seconds. vLLM checks "raw" prompts in a thread of its own, others on the loop.
         raw = params.structured_outputs is not None
         given = TokensPrompt(prompt_token_ids=prompt) if raw else tokens_input(prompt)
-        return self._llm.generate(given, params, request_id, lora_request=self._adapters[expert])
+        adapter = self._adapters[expert]
+        return self._llm.generate(given, params, request_id, lora_request=adapter, priority=priority)
 
     async def _failure(self, error: EngineGenerateError, request: GenerateRequest, request_id: str) -> Exception:
         if self._llm.errored:

@@ -32,6 +32,7 @@ from expertmesh.v1.expert_pb2 import DescribeResponse, ServedExpert
 OURS: Mapping[str, Any] = {
     "disable_log_stats": True,  # vLLM's own log lines about load; the statistics still reach the reporter
     "use_tqdm_on_load": False,
+    "scheduling_policy": "priority",  # by the request's class, then first come first served
     # One backend, named: under vLLM's "auto" the first request's structure would choose it for all that follow, and
     # parts of a later schema that it does not know would be ignored in silence instead of refused.
     "structured_outputs_config": {"backend": "xgrammar"},

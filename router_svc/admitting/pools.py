@@ -12,7 +12,7 @@ from router_svc.choosing.roster import Roster
 
 LOOK_EVERY_S = 0.1  # how often a pool's replicas are looked at
 AHEAD = 1 / 16  # of its places are what an engine has waiting, so that none stays empty
-READING_S = 0.5  # of prompts are what an engine has to read at most, when it is given another
+READING_S = 2.0  # of prompts are what an engine has to read at most, when it is given another
 SHORTEST_WAIT_S = 0.25  # that is never too long, by itself
 
 
@@ -21,6 +21,8 @@ def has_room(candidate: Candidate) -> bool:
 
     More would only wait there, where who comes first goes first, whoever it is from.
     """
+    if not candidate.max_running:
+        return True
     terms = candidate.terms or terms_of(candidate.load)
     places = places_of(terms, candidate.max_running)
     return held_at(candidate, terms) < places + math.ceil(places * AHEAD) and terms.reading_s <= READING_S

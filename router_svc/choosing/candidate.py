@@ -33,7 +33,7 @@ class Candidate(NamedTuple):  # made for every request that begins or ends: a fr
     variants: Mapping[str, str] = _NO_VARIANTS  # those of `experts` that it serves as twins -> their lower precision
     outstanding: int = 0  # requests that this router has under way there
     untold: int = 0  # what this router's own share has grown by since the load was told; negative: shrunk
-    max_running: int = 1  # sequences that its engine runs at once
+    max_running: int = 1  # sequences that its engine runs at once; 0: it does not tell
     told_at: float | None = None  # seconds of some clock at which the load was told; None: never
     terms: Terms | None = None  # of the load, where they have been taken already: requests come more often than loads
 

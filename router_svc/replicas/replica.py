@@ -98,7 +98,7 @@ class Replica:
             variants=self._variants,
             outstanding=self.outstanding,
             untold=self.outstanding - self._outstanding_then,
-            max_running=self.standing.places(self.description.max_running or 1, now),
+            max_running=self.standing.places(self.description.max_running, now),
             told_at=self._told_at,
             terms=self._terms,
         )

@@ -2,7 +2,17 @@
 
 import pytest
 
-from expertmesh.v1.generation_pb2 import Chat, ChatMessage, GenerateRequest, Priority, Role, Sampling, TokenIds, Usage
+from expertmesh.v1.generation_pb2 import (
+    Chat,
+    ChatMessage,
+    GenerateRequest,
+    Part,
+    Priority,
+    Role,
+    Sampling,
+    TokenIds,
+    Usage,
+)
 from mesh_wire.admission_section import CallerLimits
 from mesh_wire.errors import Busy
 from router_svc.admitting.callers import KEPT, Account, Accounts
@@ -121,7 +131,7 @@ def test_a_guess_is_the_prompt_and_the_longest_answer_or_a_usual_one() -> None:
     assert prices.guess(GenerateRequest(prompt="x" * 400, sampling=limited)) == pytest.approx(101 + 50)
     assert prices.guess(GenerateRequest(token_ids=TokenIds(ids=[7] * 30), sampling=limited)) == pytest.approx(31 + 50)
     assert prices.guess(GenerateRequest(prompt="x")) == pytest.approx(1 + UNMEASURED_TOKENS)
-    chat = Chat(messages=[ChatMessage(role=Role.ROLE_USER, content="x" * 400)])
+    chat = Chat(messages=[ChatMessage(role=Role.ROLE_USER, parts=[Part(text="x" * 400)])])
     assert 100 < prices.guess(GenerateRequest(chat=chat, sampling=limited)) - 50 < 110
 
 

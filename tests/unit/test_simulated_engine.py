@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from expert_svc.engine import EngineDied
 from expert_svc.simulated_engine import SimulatedEngine, Simulation, expected_answer, open_simulated_engine
 from expert_svc.simulated_text import END, prompt_tokens, token, word
-from expertmesh.v1.generation_pb2 import GenerateRequest, Sampling, TokenIds
+from expertmesh.v1.generation_pb2 import GenerateRequest, Priority, Sampling, TokenIds
 from mesh_wire.errors import BadInput
 from support.asking import ask, greedy, vacated
 from support.engine_contract import LENGTH, STOP, EngineContract
@@ -230,3 +230,29 @@ async def test_the_load_keeps_settling_while_the_engine_stalls() -> None:
 
         assert engine.board.latest.running == 1
         asking.cancel()
+
+
+async def test_the_more_urgent_go_first_and_among_equals_who_came_first() -> None:
+    async with open_simulated_engine(["general"], Simulation(slots=1)) as engine:
+        order: list[str] = []
+
+        async def asked(name: str, priority: Priority.ValueType) -> None:
+            request = greedy(max_new_tokens=1)
+            request.priority = priority
+            await ask(engine, request)
+            order.append(name)
+
+        engine.stall()
+        asking = []
+        for name, priority in (
+            ("batch", Priority.PRIORITY_BATCH),
+            ("none", Priority.PRIORITY_UNSPECIFIED),
+            ("standard", Priority.PRIORITY_STANDARD),
+            ("interactive", Priority.PRIORITY_INTERACTIVE),
+        ):
+            asking.append(asyncio.create_task(asked(name, priority)))
+            await eventually(lambda: engine.held == len(asking))
+        engine.resume()
+        await asyncio.gather(*asking)
+
+    assert order == ["interactive", "none", "standard", "batch"]
