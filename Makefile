@@ -12,7 +12,7 @@ export PYTHONUNBUFFERED := 1
 unexport PYTHONPATH # the environment is .venv and nothing else
 
 .DEFAULT_GOAL := help
-.PHONY: help setup model proto check style types stubs contract test demo bench characterise overhead fuzz lock clean
+.PHONY: help setup model proto check style types stubs contract test demo bench characterise overhead fuzz chaos lock clean
 
 help: ## say what each verb does
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s  %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -62,6 +62,10 @@ overhead: setup ## fail where a hop costs more than the recorded baseline; PLANT
 fuzz: setup ## half a million hostile messages to a real router and expert; CASES=n SEED=n
 	HOSTILE_CASES=$${CASES:-500000} HOSTILE_SEED=$${SEED:-$$(od -An -N3 -tu4 /dev/urandom | tr -d ' ')} \
 	$(PY) -m pytest tests/wire/test_hostile_messages.py -k mutated --timeout=0
+
+chaos: setup ## break a mesh in network namespaces for ten minutes, check every answer; MINUTES=n SEED=n
+	@$(PY) -m benchmarks.chaos --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED)) $(CHAOS_ARGS) || \
+	{ code=$$?; [ $$code = 3 ] || exit $$code; } # 3: not on this machine, which it has said
 
 lock: setup ## resolve requirements/cpu.lock again, to today's versions
 	@$(PY) requirements/make_lock.py requirements/cpu.lock

@@ -50,7 +50,11 @@ async def call(target: str) -> int:
 
 
 async def measure(config: Path, tokens: int, rounds: int, loads: list[int]) -> list[dict[str, Any]]:
-    section = mesh_file.read(config).experts[0].model_copy(update={"listen": "127.0.0.1:0", "max_in_flight": 1000})
+    section = (
+        mesh_file.read(config)
+        .experts[0]
+        .model_copy(update={"listen": "127.0.0.1:0", "max_in_flight": 1000, "max_wait_s": 1000.0})
+    )
     rows: list[dict[str, Any]] = []
     async with AsyncExitStack() as life:
         folder = Path(life.enter_context(tempfile.TemporaryDirectory()))

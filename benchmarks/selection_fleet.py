@@ -57,6 +57,7 @@ def engines(twins: int) -> list[dict[str, Any]]:
                 "variants": dict.fromkeys(others, TWIN),
                 "simulated": PROFILE.model_dump(exclude_defaults=True),
                 "max_in_flight": PLENTY,
+                "max_wait_s": PLENTY,
                 "drain_grace_s": 0,
             }
             for replica in range(REPLICAS)
@@ -69,7 +70,8 @@ def real_engines(mesh: Path) -> list[dict[str, Any]]:
     sections: list[dict[str, Any]] = yaml.safe_load(mesh.read_text(encoding="utf-8"))["experts"]
     there = mesh.resolve().parent
     for section in sections:
-        section |= {"listen": f"127.0.0.1:{free_port()}", "max_in_flight": PLENTY, "drain_grace_s": 0}
+        section |= {"listen": f"127.0.0.1:{free_port()}", "drain_grace_s": 0}
+        section |= {"max_in_flight": PLENTY, "max_wait_s": PLENTY}
         section["serves"] = {name: adapter and str(there / adapter) for name, adapter in section["serves"].items()}
         section["vllm"] = section["vllm"] | {"model": str(there / section["vllm"]["model"])}
     return sections
@@ -97,6 +99,7 @@ async def router_of(
         "listen": f"127.0.0.1:{free_port()}",
         "generalist": EXPERTS[0],
         "max_in_flight": PLENTY,
+        "admission": {"max_wait_s": PLENTY},
         "drain_grace_s": 0,
         **settings,
     }

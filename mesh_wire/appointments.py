@@ -11,10 +11,8 @@ from collections.abc import Callable
 EARLY_S = 0.05  # clocks and pauses are not exact: who comes so much too early keeps its appointment
 LATE_S, LATE_SHARE = 2.0, 0.5  # and who comes so much later, or by such a share of the pause
 SPACING = 1.1  # times are so much further apart than places come free, so that a queue can shrink
-LONGEST_S = 120.0  # that anybody is sent away for
+LONGEST_S = 60.0  # that anybody is sent away for
 KEPT = 20_000  # appointments that are remembered
-_NEWEST = 0.02  # weight of the newest value in a moving average
-_LEAST_KEPT = 0.05
 
 
 class Appointments:
@@ -25,7 +23,6 @@ class Appointments:
         self._chance = chance
         self._due: OrderedDict[str, tuple[float, float]] = OrderedDict()  # request id -> when, until when
         self._booked: dict[str, float] = {}  # caller -> its latest time
-        self.kept_share = 1.0  # of appointments, lately
 
     def give(self, request_id: str, caller: str, now: float, *, soonest_s: float, apart_s: float) -> float:
         """Return in how many seconds a refused request is to come back.
@@ -35,7 +32,7 @@ class Appointments:
             apart_s: seconds in which one of this caller's requests can be taken up.
         """
         self._lapse(now)
-        apart_s *= SPACING * max(self.kept_share, _LEAST_KEPT)
+        apart_s *= SPACING
         at = max(now + soonest_s, self._booked.get(caller, now)) + apart_s
         at = min(at, now + LONGEST_S)
         self._booked[caller] = at
@@ -52,7 +49,6 @@ class Appointments:
         if not due <= now <= until:
             return False
         del self._due[request_id]
-        self._note(1.0)
         return True
 
     def _lapse(self, now: float) -> None:
@@ -64,9 +60,6 @@ class Appointments:
             if self._due[request_id][1] >= now:
                 break
             del self._due[request_id]
-            self._note(0.0)
         if len(self._booked) > KEPT:
-            self._booked = {caller: at for caller, at in self._booked.items() if at > now}
-
-    def _note(self, kept: float) -> None:
-        self.kept_share += _NEWEST * (kept - self.kept_share)
+            later = {caller: at for caller, at in self._booked.items() if at > now}
+            self._booked = later if len(later) <= KEPT // 2 else {}  # else: names that somebody makes up

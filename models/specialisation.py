@@ -184,7 +184,7 @@ def opened_router(config: Path, strategy: str | None, artefact: Path | None) -> 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What every measurement on held-out pairs can be told."""
     parser.add_argument("--finetune", type=Path, default=DEFAULT_FINETUNE, help="folder of math.jsonl and health.jsonl")
-    parser.add_argument("--corpus", type=Path, nargs="*", help="what routers were fitted on: left out")
+    parser.add_argument("--corpus", type=Path, nargs="*", help="what routers were fitted or tuned on: left out")
     parser.add_argument("--config", type=Path, default=Path("mesh.yaml"), help="mesh file (default: mesh.yaml)")
     parser.add_argument("--strategy", help="the router's (default: the mesh file's)")
     parser.add_argument("--artefact", type=Path, help="its folder (default: the mesh file's)")
@@ -194,7 +194,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def groups_and_router(options: argparse.Namespace, count: int) -> tuple[dict[str, Group], Router]:
     """What the arguments ask for: at most `count` pairs of each group, and the router."""
-    corpora = options.corpus or [options.finetune.parent / "prompts" / "train.jsonl"]
+    # A cascade's margin was chosen on dev.jsonl.
+    corpora = options.corpus or [options.finetune.parent / "prompts" / name for name in ("train.jsonl", "dev.jsonl")]
     router = opened_router(options.config, options.strategy, options.artefact)
     return read_groups(options.finetune, corpora, count), router
 

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-CREDIT = 4.0  # requests by which a caller that was away may be ahead of its share
+CREDIT = 12.0  # requests by which a caller that was away may be ahead of its share
 _SWEEP = 64  # lines that are kept without requests, at least
 
 

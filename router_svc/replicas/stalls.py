@@ -67,22 +67,20 @@ class StallWatch:
             self.sweep(now)
 
     def sweep(self, now: float) -> None:
-        """Give up the replicas that hang."""
-        for replica in [each for each in self._replicas() if each.outstanding]:
-            if (pulse := replica.pulse()) is None:
-                continue
-            why = stall_of(
-                pulse,
-                replica.load,
-                replica.told_at,
-                replica.description.context_length,
-                now,
-                self._stall_s,
-                self._since,
-            )
-            if why and any(self._could_take(other, replica) for other in self._replicas()):
+        """Give up the replicas that hang, where one that does not could take over; else it may be we who hang."""
+        hanging = {replica: why for replica in self._replicas() if (why := self._why(replica, now))}
+        sound = [replica for replica in self._replicas() if replica not in hanging]
+        for replica, why in hanging.items():
+            if any(self._could_take(other, replica) for other in sound):
                 replica.give_up(why)
+
+    def _why(self, replica: Replica, now: float) -> str:
+        pulse = replica.pulse() if replica.outstanding else None
+        if pulse is None:
+            return ""
+        context_length = replica.description.context_length
+        return stall_of(pulse, replica.load, replica.told_at, context_length, now, self._stall_s, self._since)
 
     @staticmethod
     def _could_take(other: Replica, replica: Replica) -> bool:
-        return other is not replica and not other.trouble and bool(other.experts & replica.experts)
+        return not other.trouble and bool(other.experts & replica.experts)

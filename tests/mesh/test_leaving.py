@@ -164,11 +164,11 @@ async def test_a_request_may_be_asked_again_by_its_name_at_once() -> None:
 async def test_two_hundred_requests_left_at_random_leave_nothing_behind(telemetry: Pair) -> None:
     draw, (router, expert) = random.Random(7), telemetry
     places = 40
-    simulation = Simulation(slots=32, step_base_s=0.001)  # room for all that the router lets in
+    simulation = Simulation(slots=64, step_base_s=0.001)  # room for all that the router lets in
     async with (
         running_expert(name="b", simulation=simulation, telemetry=expert, max_in_flight=places) as b,
         running_expert(name="a", simulation=simulation, telemetry=expert, max_in_flight=places) as a,
-        running_router(a.target, b.target, telemetry=router, max_in_flight=60) as mesh,
+        running_router(a.target, b.target, telemetry=router, max_in_flight=60, admission={"max_wait_s": 1000}) as mesh,
     ):
 
         async def come_and_go() -> None:

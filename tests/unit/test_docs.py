@@ -11,7 +11,14 @@ DOCUMENTS = [
     ROOT / name
     for name in (
         *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md"),
-        *("docs/routing.md", "docs/tracing.md", "docs/metrics.md", "docs/security.md", "SECURITY.md"),
+        *(
+            "docs/routing.md",
+            "docs/tracing.md",
+            "docs/metrics.md",
+            "docs/security.md",
+            "docs/overload.md",
+            "SECURITY.md",
+        ),
     )
     if (ROOT / name).exists()
 ]
@@ -56,7 +63,7 @@ def test_help_names_every_verb_with_one_line() -> None:
     done = subprocess.run(help_words, cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S603  # make's
     lines = [line.split() for line in done.stdout.splitlines()]
     assert [line[:2] for line in lines] == [["make", verb] for verb in verbs()]
-    known = "setup model proto check test demo bench characterise overhead fuzz lock clean help"
+    known = "setup model proto check test demo bench characterise overhead fuzz chaos lock clean help"
     assert set(known.split()) == verbs().keys()
 
 

@@ -113,7 +113,7 @@ arrivals = st.lists(st.tuples(callers, st.floats(1, 50), st.booleans()), max_siz
 
 
 @given(arrivals, st.integers(0, 15), callers, st.floats(1, 50), st.booleans())
-def test_so_many_go_before_one_that_joins_as_were_said_to_be_ahead(
+def test_no_more_go_before_one_that_joins_than_were_said_to_be_ahead(
     before: list[tuple[str, float, bool]], gone: int, caller: str, cost: float, first: bool
 ) -> None:
     queue = FairQueue()
@@ -129,7 +129,25 @@ def test_so_many_go_before_one_that_joins_as_were_said_to_be_ahead(
     while mine not in order:
         order.append(next(iter(queue.heads())))
         queue.go(order[-1])
-    assert told - len(before) <= len(order) - 1 <= told  # of those with the same mark, the newest goes last
+    assert len(order) - 1 <= told
+
+
+def test_a_caller_that_is_alone_has_its_own_line_ahead() -> None:
+    queue = FairQueue()
+    for number in range(6):
+        assert queue.ahead(stand("a")) == number
+        queue.put(stand("a"))
+
+
+def test_callers_that_were_here_lately_are_reckoned_with_by_half() -> None:
+    queue = FairQueue()
+    for _ in range(20):
+        for name in "abcdefgh":
+            queue.charge(stand(name))
+    for _ in range(3):
+        queue.put(stand("a"))
+
+    assert 8 * 3 / 2 <= queue.ahead(stand("a")) <= 8 * 5 / 2
 
 
 @given(arrivals, st.data())
