@@ -11,9 +11,9 @@ from router_svc.strategies.artefact import MANIFEST
 
 def stamps(config: Path, artefact: Path | None) -> Stamps:
     """Return the stamps of the mesh file, the artefact's manifest, its other files and its parts, in this order."""
-    paths = [config]
+    paths = _leading_paths(config, artefact)
     if artefact is not None:
-        paths += [artefact / MANIFEST, *_files(artefact)]
+        paths += _files(artefact)
         paths += [file for part in _parts(artefact) for file in _files(part)]
     return {path: stamp_of(path) for path in paths}
 
@@ -33,6 +33,17 @@ class Watch:
         self._last = read
         self._failed = False
 
+    def look(self, config: Path, artefact: Path | None) -> Stamps:
+        """Return the stamps of now, for `due`.
+
+        Those of files that alone are no reason to reload are only taken when there is one: a router that is left in
+        peace looks at two files, not at a dozen.
+        """
+        leading = {path: stamp_of(path) for path in _leading_paths(config, artefact)}
+        if not self._failed and leading == _leading(self._read):
+            return self._read
+        return stamps(config, artefact)
+
     def due(self, found: Stamps) -> bool:
         """Whether to reload, given what is found at this look."""
         rests = found == self._last
@@ -43,6 +54,10 @@ class Watch:
     def tried(self, read: Stamps, *, failed: bool) -> None:
         """Take note of a reload, and of the stamps from before it."""
         self._read, self._failed = read, failed
+
+
+def _leading_paths(config: Path, artefact: Path | None) -> list[Path]:
+    return [config] if artefact is None else [config, artefact / MANIFEST]
 
 
 def _leading(found: Stamps) -> Stamps:

@@ -10,7 +10,7 @@ from mesh_wire.telemetry import Telemetry
 from router_svc.choosing.rules import Rulebook
 from router_svc.classifying.classification import Classifier
 from router_svc.classifying.drift import Profile
-from router_svc.reloading.files import Watch, stamps
+from router_svc.reloading.files import Watch
 from router_svc.reloading.loading import NotTaken, Reading, read_again
 from router_svc.reloading.plan import experts_of, policy_of, strategy_of
 from router_svc.reloading.source import Source, Stamps
@@ -69,7 +69,7 @@ class Reloader:
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
             # In a thread, as all that touches files here: one that hangs must not hold the requests.
-            found = await asyncio.to_thread(stamps, self._source.path, self._artefact)
+            found = await asyncio.to_thread(self._watch.look, self._source.path, self._artefact)
             if self._watch.due(found):
                 await self._reload(found)
 

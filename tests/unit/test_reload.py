@@ -135,6 +135,22 @@ def test_stamps_tell_of_every_file_of_an_artefact_and_of_those_that_it_names(tmp
     assert {path.name for path in found if path.parent.name == "part"} == {MANIFEST, "tensors.safetensors", "words.txt"}
 
 
+def test_files_that_alone_are_no_reason_are_only_looked_at_when_there_is_one(tmp_path: Path) -> None:
+    config, artefact = tmp_path / "mesh.yaml", tmp_path / "artefact"
+    save(artefact, small_artefact())
+    read = stamps(config, artefact)
+    watch = Watch(read)
+    (artefact / "words.txt").write_text("others")
+    assert watch.look(config, artefact) == read, "its manifest is as it was read"
+
+    watch.tried(read, failed=True)
+    assert watch.look(config, artefact) == stamps(config, artefact) != read, "any change is a reason to try again"
+
+    watch.tried(read, failed=False)
+    config.write_text("router: {}")
+    assert watch.look(config, artefact) == stamps(config, artefact), "there is a reason, and all must rest"
+
+
 @pytest.mark.parametrize(
     "content", ["", "7", "[]", '{"settings": 7}', '{"settings": {"a": {"folder": 7}}}', "[" * 10**5]
 )
