@@ -1,7 +1,7 @@
 """What selection buys under a skewed load: four experts, two simulated replicas each, most prompts of one domain.
 
     python -m benchmarks.selection_load [--prompts FILE.jsonl] [--loads 50,80,100,120] [--out FILE.json] [--json]
-    python -m benchmarks.selection_load --real --loads 100 --seconds 20 --goal 2
+    python -m benchmarks.selection_load --real --loads 100 --seconds 30 --goal 2
 
 Router and experts are processes of their own, prompts arrive as a Poisson process, and the domain of a prompt is what a
 real strategy makes of it; only the engines' time is simulated. The fleet is the same for all ways of selecting:
@@ -16,7 +16,9 @@ is what a place to go to is worth, not what low precision saves. The fleet's cap
 closed loop that keeps every place of every engine taken. An answer is routed right where the expert of its
 label's domain gave it, in whichever precision. Every answer is waited for, so that the slowest count as they were.
 
-With `--real`, the two vLLM engines of `mesh.yaml` in place of the simulated ones: two experts each, and no twin.
+With `--real`, the two vLLM engines of `mesh.yaml` in place of the simulated ones: two experts each, and no twin. On one
+machine they share its cores, so that an engine of short queue is no quicker than one of long queue. Short prompts, such as
+those that are built in, keep its minutes few.
 """
 
 import json
@@ -110,7 +112,7 @@ def _row(load: float, way: str, result: Mapping[str, Any]) -> dict[str, Any]:
 def markdown(found: Mapping[str, Any], goal_s: float) -> str:
     """Return the table, and what it says of the aim."""
     lines = [
-        f"| load, of {found['capacity_per_s']:.0f} requests/s | selection | first token p50 | p95 | p99 | "
+        f"| load, of {found['capacity_per_s']:.3g} requests/s | selection | first token p50 | p95 | p99 | "
         f"goodput/s (within {goal_s:g} s) | routed right | spilled | by a twin |",
         "| ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]

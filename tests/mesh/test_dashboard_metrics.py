@@ -24,6 +24,7 @@ ROW = re.compile(r"^\| `([\w.]+)` \|([^|]*)\|([^|]*)\|([^|]*)\|([^|]*)\|", re.MU
 BEHIND_DOORS = {"expertmesh.auth.refused", "expertmesh.tls.reloads", "expertmesh.tls.certificate.left"}
 SELDOM = BEHIND_DOORS | {
     "expertmesh.route.attempts_refused",
+    "expertmesh.route.hedges",
     "expertmesh.admission.wait",
 }  # what the fleet of these tests has no occasion to export
 ENDINGS = re.compile(r"(_total|_bucket|_sum|_count)$")
