@@ -16,9 +16,9 @@ is what a place to go to is worth, not what low precision saves. The fleet's cap
 closed loop that keeps every place of every engine taken. An answer is routed right where the expert of its
 label's domain gave it, in whichever precision. Every answer is waited for, so that the slowest count as they were.
 
-With `--real`, the two vLLM engines of `mesh.yaml` in place of the simulated ones: two experts each, and no twin. On one
-machine they share its cores, so that an engine of short queue is no quicker than one of long queue. Short prompts, such as
-those that are built in, keep its minutes few.
+With `--real`, the two vLLM engines of `mesh.yaml` in place of the simulated ones: two experts each, and no twin. On
+one machine they share its cores: the one with the shorter queue is no quicker. Without `--prompts`, prompts are short,
+as a busy machine wants them.
 """
 
 import json

@@ -98,7 +98,8 @@ class RouterAnswers:
         while True:
             course.attempt += 1
             try:
-                decision, chosen = self._select(scored, rules, course.wish(wish), timings, course.attempt)
+                asks = course.wish(wish)._replace(queued=self._turns.queued(turn))
+                decision, chosen = self._select(scored, rules, asks, timings, course.attempt)
                 if course.attempt == 1:
                     decision, chosen = await self._in_turn(turn, decision, chosen, scored, rules, wish, timings)
             except (NotFound, Unavailable) as nobody:  # what a replica said tells more than that it was the only one
@@ -130,7 +131,7 @@ class RouterAnswers:
         """Wait until it is a request's turn; whoever is to answer may be another by then."""
 
         def anew() -> Decision:
-            now = wish._replace(chance=None, now=time.monotonic())
+            now = wish._replace(chance=None, now=time.monotonic(), queued=self._turns.queued(turn))
             return select(scored.scores, self._fleet.roster, rules.policy, now)
 
         began, began_ns = time.monotonic(), time.time_ns()

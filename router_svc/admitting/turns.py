@@ -8,9 +8,10 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from expertmesh.v1.generation_pb2 import GenerateRequest, Priority, Usage
 from mesh_wire.admission_section import PRIORITIES, AdmissionSection
@@ -30,6 +31,8 @@ LOOK_EVERY_S = 0.02  # while requests wait: room also comes from requests of oth
 HELD_TIMES, PATIENCE_S = 2.0, 2.0
 CLASSES = (Priority.PRIORITY_INTERACTIVE, Priority.PRIORITY_STANDARD, Priority.PRIORITY_BATCH)
 HEADS = 4  # requests that are asked in vain, in one look at a queue, whether there is room for them
+
+_NOBODY: Mapping[str, float] = MappingProxyType({})
 
 Waited = Callable[[float, str, str], None]  # seconds, class, how it ended: `went` or a reason
 
@@ -147,6 +150,20 @@ class Turns:
         if not pools or not all(pool.queue and self._trouble(turn, pool) for pool in pools):
             return
         raise self._refusal(turn, min(pools, key=lambda pool: pool.wait_s(turn.stand, turn.rank)), now)
+
+    def queued(self, turn: Turn) -> Mapping[str, float]:
+        """Return in how many seconds it would be a request's turn, for each expert before which others wait.
+
+        Where it waits itself it is as good as there: it would not join anew.
+        """
+        if not self._waiting:
+            return _NOBODY
+        waiting, now = self._waiting.get(turn.stand), self._clock()
+        own = None if waiting is None else waiting.pool
+        pools = ((expert, self._pools.of(expert, now)) for expert in self._fleet.roster.served)
+        return {
+            expert: pool.wait_s(turn.stand, turn.rank) for expert, pool in pools if pool.queue and pool is not own
+        }
 
     async def come(self, turn: Turn, decision: Decision, choose: Callable[[], Decision]) -> Decision:
         """Wait until a request is to go; returns where. Nothing may be awaited before it is asked for there.

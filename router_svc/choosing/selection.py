@@ -7,6 +7,7 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from enum import IntEnum, auto
+from types import MappingProxyType
 from typing import NamedTuple
 
 from expertmesh.v1.generation_pb2 import Affinity, Precision, RouteReason
@@ -75,6 +76,7 @@ class Wish(NamedTuple):
     chance: float | None = None  # a random number in [0, 1), where other routers may choose at once; None: they do not
     now: float = 0.0  # seconds of the clock of `Candidate.told_at`
     allowed: Collection[str] | None = None  # experts that the caller may ask; None: all
+    queued: Mapping[str, float] = MappingProxyType({})  # expert -> seconds until its turn, before any replica has it
 
 
 class Decision(NamedTuple):
@@ -131,7 +133,8 @@ def select(scores: Mapping[str, float], roster: Roster, policy: Policy, wish: Wi
       6. SIBLING: the expert's twin answers where that costs less, `sibling_ms` being the price, or where the expert
          itself is down, or where the caller wants the twin.
       7. SPILLED: in case 5, another expert that is up and scores at least `quality_floor` answers where it costs less,
-         `spill_ms_per_point` for each hundredth of probability being the price; in either precision.
+         `spill_ms_per_point` for each hundredth of probability being the price; in either precision. What waits for
+         its turn here, before any replica has it, counts as well.
 
     Then the replica: the conversation's own, unless it would keep the caller `affinity_ms` longer than another; else
     the one with the least expected wait, as `_drawn` has it.
@@ -260,7 +263,8 @@ def _clear(
     best: Form, shares: Mapping[str, float], score: float, roster: Roster, policy: Policy, wish: Wish
 ) -> Decision:
     """Decide for the best expert, or for one that costs less, its lower score included."""
-    form, least_s, rate = best, best.cost_s, policy.spill_ms_per_point
+    queued_s = wish.queued.get
+    form, least_s, rate = best, best.cost_s + queued_s(best.expert, 0.0), policy.spill_ms_per_point
     if rate is not None and len(shares) > 1:
         for name, share in shares.items():
             if share < policy.quality_floor or name == best.expert:
@@ -268,10 +272,10 @@ def _clear(
             price_s = price_of_s(score - share, rate)
             if price_s >= least_s or (theirs := _form(name, roster, policy, wish)) is None:
                 continue
-            cost_s = theirs.cost_s + price_s
+            cost_s = theirs.cost_s + queued_s(name, 0.0) + price_s
             if cost_s < least_s or (cost_s == least_s and form is not best and name > form.expert):
                 form, least_s = theirs, cost_s
-    spilled_from_s = None if form is best else best.shelf.least_s
+    spilled_from_s = None if form is best else best.shelf.least_s + queued_s(best.expert, 0.0)
     name = form.expert
     return _decide(Case.CLEAR, form, name, shares[name], policy, wish, best.expert, score, spilled_from_s)
 

@@ -98,7 +98,7 @@ def test_a_run_of_good_answers_passes() -> None:
         Seen(rows=[row()], amiss="router-0 has 5 of 6 replicas"),
         Seen(rows=[row()], crashes=["math-1 ended by itself"]),
         Seen(rows=[row()], orphans=["process 12"]),
-        Seen(rows=[row()], memory=[("router-0", [(float(at), 60 + at / 10) for at in range(300)])]),
+        Seen(rows=[row()], memory=[("router-0", [(float(at), 60 + at / 10) for at in range(400)])]),
     ],
     ids=["nothing", "crossed", "failed", "open", "places", "crash", "orphan", "memory"],
 )
@@ -115,6 +115,6 @@ def test_gaps_are_judged_only_where_there_is_an_aim_and_then_those_of_answers_th
 
 def test_growth_is_told_of_processes_that_lived_long_enough_and_what_they_fill_at_first_does_not_count() -> None:
     assert growth([(0.0, 50.0), (100.0, 90.0)]) is None
-    filled = [(float(at), min(80.0, 40.0 + 2 * at)) for at in range(300)]
+    filled = [(float(at), min(80.0, 40.0 + 2 * at)) for at in range(400)]
     assert growth(filled) == pytest.approx(0.0, abs=0.01)
-    assert growth([(float(at), 40.0 + at / 60) for at in range(300)]) == pytest.approx(1.0)
+    assert growth([(float(at), 40.0 + at / 60) for at in range(400)]) == pytest.approx(1.0)

@@ -212,6 +212,14 @@ def fleet_of(math_s: float, coding_s: float = 0.02, general_s: float = 0.02) -> 
     ]
 
 
+@pytest.mark.parametrize(("queued", "expert"), [({"math": 0.2}, "math"), ({"math": 5.0}, "coding")])
+def test_what_waits_for_its_turn_at_the_router_counts_as_waiting_too(queued: dict[str, float], expert: str) -> None:
+    """An engine is given no more than it has places for, so its own load says nothing of how long the line is."""
+    assert decide(SCORES, fleet_of(0.02), SPILLS, queued=queued).expert == expert
+    both = queued | dict.fromkeys(("coding", "general"), 5.0)
+    assert decide(SCORES, fleet_of(0.02), SPILLS, queued=both).expert == "math"
+
+
 @pytest.mark.parametrize(("wait_s", "expert"), [(0.02, "math"), (0.31, "math"), (0.33, "coding"), (60, "coding")])
 def test_an_expert_spills_where_waiting_costs_more_than_the_next_best_s_lower_score(wait_s: float, expert: str) -> None:
     decision = decide(SCORES, fleet_of(wait_s), SPILLS)
