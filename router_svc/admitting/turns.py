@@ -161,9 +161,7 @@ class Turns:
         waiting, now = self._waiting.get(turn.stand), self._clock()
         own = None if waiting is None else waiting.pool
         pools = ((expert, self._pools.of(expert, now)) for expert in self._fleet.roster.served)
-        return {
-            expert: pool.wait_s(turn.stand, turn.rank) for expert, pool in pools if pool.queue and pool is not own
-        }
+        return {expert: pool.wait_s(turn.stand, turn.rank) for expert, pool in pools if pool.queue and pool is not own}
 
     async def come(self, turn: Turn, decision: Decision, choose: Callable[[], Decision]) -> Decision:
         """Wait until a request is to go; returns where. Nothing may be awaited before it is asked for there.
