@@ -63,7 +63,13 @@ async def measure(config: Path, tokens: int, rounds: int, loads: list[int]) -> l
         server = await life.enter_async_context(expert_server(engine, section, Telemetry.off()))
         port, file = free_port(), folder / "mesh.json"
         targets = [f"127.0.0.1:{server.port}"]
-        router = {"listen": f"127.0.0.1:{port}", "strategy": "round_robin", "targets": targets}
+        patient = {"max_wait_s": 1000.0}  # all come at once, and none is to be refused
+        router = {
+            "listen": f"127.0.0.1:{port}",
+            "strategy": "round_robin",
+            "targets": targets,
+            "admission": patient,
+        }
         file.write_text(json.dumps({"router": router}), encoding="utf-8")  # JSON is YAML
         child = Child(python("router_svc", "--config", str(file)), None, folder / "router.log")
         life.callback(child.kill)
