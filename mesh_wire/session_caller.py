@@ -275,10 +275,11 @@ class _OpenSession:
     def pulse(self) -> Pulse | None:
         if not self._asking:
             return None
-        sent = [one.asked_at for one in self._asking.values()]
-        unbegun = [one.asked_at for one in self._asking.values() if not one.begun]
-        stepped_at = self._stepped_at if len(unbegun) < len(sent) else None
-        return Pulse(max(self._heard_at, min(sent)), stepped_at, min(unbegun, default=None))
+        asking = self._asking.values()  # in the order in which they were sent: the first is the oldest
+        oldest = next(iter(asking)).asked_at
+        stepped_at = self._stepped_at if any(one.begun for one in asking) else None
+        asked_at = next((one.asked_at for one in asking if not one.begun), None)
+        return Pulse(max(self._heard_at, oldest), stepped_at, asked_at)
 
     def abandon(self, error: Unavailable) -> None:
         if not self.broken:

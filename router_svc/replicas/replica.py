@@ -175,7 +175,7 @@ class Replica:
     @property
     def spared(self) -> bool:
         """Whether others, in good standing, serve all that this one does."""
-        others = (each.serves for each in self._peers() if each is not self and each.in_good_standing)
+        others = (each.experts for each in self._peers() if each is not self and each.in_good_standing)
         return self._experts <= frozenset[str]().union(*others)
 
     def take_back_if_needed(self) -> None:
@@ -191,11 +191,6 @@ class Replica:
         return not self.trouble and not self.standing.why
 
     @property
-    def serves(self) -> frozenset[str]:
-        """The experts that it serves."""
-        return self._experts
-
-    @property
     def _name(self) -> str:
         return self.description.replica or self.endpoint
 
@@ -203,7 +198,7 @@ class Replica:
         """Note that it serves from now on; where others have done its work, it takes that up little by little."""
         now = time.monotonic()
         gently = any(
-            each.in_good_standing and each.serves >= self._experts and each.served_since < now - SLOW_START_S
+            each.in_good_standing and each.experts >= self._experts and each.served_since < now - SLOW_START_S
             for each in self._peers()
         )
         self.served_since = now
@@ -218,7 +213,7 @@ class Replica:
         siblings_s = [
             seconds(each.load.step_time)
             for each in self._peers()
-            if each is not self and each.in_good_standing and each.load.running and each.serves == self._experts
+            if each is not self and each.in_good_standing and each.load.running and each.experts == self._experts
         ]
         step_s = seconds(self.load.step_time)
         if far_slower(step_s, siblings_s):

@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from contextlib import ExitStack, asynccontextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,46 +17,11 @@ from expertmesh_client.child import Child
 from expertmesh_client.running import reached, running_mesh
 from mesh_wire.mesh_file import Mistakes
 from mesh_wire.tls import ClientTls
+from support.up import ENV, mesh_yaml, up
 from support.waiting import eventually
+from support.workers import gone
 
 PEM = Path(__file__).parents[1] / "support" / "tls"
-
-ENV = {key: value for key, value in os.environ.items() if not key.startswith(("OTEL_", "EXPERT", "ROUTER_"))}
-
-
-def mesh_yaml(folder, **router):
-    """Write a mesh of two expert processes on free ports; returns the file and the router's address."""
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
-        addresses = [f"127.0.0.1:{taken.getsockname()[1]}" for taken in sockets]
-    experts = [
-        {"name": "expert-a", "listen": addresses[1], "serves": {"general": None, "math": None}},
-        {"name": "expert-b", "listen": addresses[2], "serves": {"coding": None}},
-    ]
-    data = {
-        "router": {"listen": addresses[0], "strategy": "round_robin"} | router,
-        "experts": [expert | {"vllm": {"model": "nobody/nothing"}} for expert in experts],
-    }
-    path = folder / "mesh.yaml"
-    path.write_text(json.dumps(data))  # JSON is YAML
-    return path, addresses[0]
-
-
-@asynccontextmanager
-async def up(*args, **more):
-    """Run `expertmesh up` until the block ends."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "expertmesh_client", "up", *map(str, args)),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env=ENV | more,
-    )
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.terminate()
-        await process.communicate()
 
 
 async def called(*args):
@@ -66,14 +31,6 @@ async def called(*args):
     )
     stdout, stderr = await process.communicate()
     return process.returncode, stdout.decode(), stderr.decode()
-
-
-def gone(pid):
-    """Whether a process has ended; one that nobody has buried yet counts."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
 
 
 def commands_naming(text):
