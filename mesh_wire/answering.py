@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-import secrets
+import os
 import time
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -25,6 +25,10 @@ from mesh_wire.telemetry import Telemetry
 log = logging.getLogger(__name__)
 
 SERVICE = "expertmesh.v1.InferenceService"
+ATTRIBUTES = {  # of a request's span, by the way that it came
+    method: {"rpc.system.name": "grpc", "rpc.method": f"{SERVICE}/{rpc}", "gen_ai.operation.name": "chat"}
+    for method, rpc in (("Generate", "Generate"), ("Session/start", "Session"))
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,21 +99,14 @@ class Answering:
             ticket: for the gate; None: it need not be asked.
         """
         began = time.monotonic()
-        request_id = request.request_id or secrets.token_hex(16)
+        request_id = request.request_id or os.urandom(16).hex()
         instruments = self._telemetry.instruments
         outcome, failure = "CANCELLED", ""
         goes_on = bool(request.resume.token_ids)  # its caller had its first token long ago
         instruments.in_flight.add(1)
         try:
             with self._telemetry.span(
-                f"{SERVICE}/{method}",
-                SpanKind.SERVER,
-                parent=parent,
-                attributes={
-                    "rpc.system.name": "grpc",
-                    "rpc.method": f"{SERVICE}/{method.removesuffix('/start')}",
-                    "gen_ai.operation.name": "chat",
-                },
+                f"{SERVICE}/{method}", SpanKind.SERVER, parent=parent, attributes=ATTRIBUTES[method]
             ) as span:
                 arrived = time.monotonic()  # after the span's own start, which its stages must not precede
                 validation.check(request)

@@ -31,8 +31,18 @@ class Deadline:
 def duration(seconds: float) -> Duration:
     """Return `seconds` as the wire's duration, cut to what that can hold."""
     message = Duration()
-    message.FromNanoseconds(round(min(max(seconds, -LONGEST_S), LONGEST_S) * 1e9))
+    put_s(message, seconds)
     return message
+
+
+def put_s(message: Duration, seconds: float) -> None:
+    """Set the wire's duration in its place: cheaper than to make one and have it copied there."""
+    ns = round(min(max(seconds, -LONGEST_S), LONGEST_S) * 1e9)
+    if ns >= 0:
+        message.seconds, message.nanos = divmod(ns, 1_000_000_000)
+    else:  # both are negative then
+        whole, nanos = divmod(-ns, 1_000_000_000)
+        message.seconds, message.nanos = -whole, -nanos
 
 
 def seconds(message: Duration) -> float:

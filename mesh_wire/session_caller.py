@@ -11,9 +11,9 @@ from typing import Any, Protocol
 import grpc
 
 from expertmesh.v1.generation_pb2 import Finished, GenerateRequest
-from expertmesh.v1.inference_pb2 import SessionRequest, SessionResponse, SessionStart
+from expertmesh.v1.inference_pb2 import SessionRequest, SessionResponse
 from expertmesh.v1.inference_pb2_grpc import InferenceServiceStub
-from mesh_wire.deadlines import Deadline, duration
+from mesh_wire.deadlines import Deadline, put_s
 from mesh_wire.errors import MeshError, Unavailable, error_of, error_of_stream
 from mesh_wire.outlets import Outlet
 from mesh_wire.resuming import Delivered
@@ -200,10 +200,8 @@ class _OpenSession:
         self._retired = False
         self._asking: dict[int, _Asking] = {}
         self._last_id = 0
-        self._starts: list[SessionStart] = []
-        self._cancels: list[int] = []
-        self._kept: list[str] = []  # traces, until they are written
-        self._told = False  # whether there were any
+        self._next = SessionRequest()  # what has gathered for the server
+        self._told = False  # whether it was to keep any traces
         self._heard_at = self._stepped_at = time.monotonic()
         self._wanted = asyncio.Event()
         self._call: Any = stub.Session(metadata=headers)
@@ -221,24 +219,23 @@ class _OpenSession:
         delivered: Delivered,
     ) -> None:
         self._last_id = stream_id = self._last_id + 1
-        left_s = deadline.left_s()
-        start = SessionStart(
-            stream_id=stream_id,
-            request=request,
-            timeout=None if left_s is None else duration(left_s),
-            traceparent=trace.get("traceparent", ""),
-            tracestate=trace.get("tracestate", ""),
-            caller=caller,
-            ticket=ticket,
-        )
+        start = self._next.starts.add()  # filled in its place: what is made elsewhere is copied here
+        start.stream_id = stream_id
+        start.request.CopyFrom(request)
+        if (left_s := deadline.left_s()) is not None:
+            put_s(start.timeout, left_s)
+        if trace:
+            start.traceparent = trace.get("traceparent", "")
+            start.tracestate = trace.get("tracestate", "")
+        start.caller = caller
+        start.ticket = ticket
         asking = self._asking[stream_id] = _Asking(outlet, asyncio.get_running_loop().create_future(), relay, delivered)
-        self._starts.append(start)
         self._wanted.set()
         try:
             await asking.done
         finally:
             if self._asking.pop(stream_id, None) is not None and not self.broken:  # left before its end
-                self._cancels.append(stream_id)
+                self._next.cancels.append(stream_id)
                 self._wanted.set()
             if self._retired:
                 self._wanted.set()
@@ -252,7 +249,7 @@ class _OpenSession:
         """Have a trace kept there; False where the session is over."""
         if self.broken or self._tasks[0].done():
             return False
-        self._kept.append(traceparent)
+        self._next.kept_traces.append(traceparent)
         self._told = True
         self._wanted.set()
         return True
@@ -289,14 +286,12 @@ class _OpenSession:
     async def _write(self) -> None:
         """Send starts and cancels, all that has gathered in each message."""
         try:
-            while self._asking or self._cancels or self._kept or not self._retired:
+            while self._asking or self._next.ListFields() or not self._retired:
                 await self._wanted.wait()
                 self._wanted.clear()
-                starts, self._starts = self._starts, []
-                cancels, self._cancels = self._cancels, []
-                kept, self._kept = self._kept, []
-                if starts or cancels or kept:
-                    await self._call.write(SessionRequest(starts=starts, cancels=cancels, kept_traces=kept))
+                if self._next.ListFields():
+                    message, self._next = self._next, SessionRequest()
+                    await self._call.write(message)
             await self._call.done_writing()
         except (grpc.RpcError, asyncio.InvalidStateError):
             return  # the reader sees the same end, with its status

@@ -4,18 +4,15 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from itertools import accumulate, chain, repeat
+from typing import TYPE_CHECKING, Any
 
 from expertmesh.v1.generation_pb2 import Finished, RouteChosen, TokenLogprobs
-from expertmesh.v1.inference_pb2 import (
-    DeltaColumns,
-    RowLogprobs,
-    SessionFailed,
-    SessionFinished,
-    SessionResponse,
-    SessionRoute,
-)
+from expertmesh.v1.inference_pb2 import DeltaColumns, RowLogprobs, SessionResponse
 from mesh_wire.errors import MeshError, status_of
 from mesh_wire.outlets import LARGEST_BYTES, Bell, Tally, size_of
+
+if TYPE_CHECKING:
+    from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
 
 
 class SessionOutbox:
@@ -33,8 +30,12 @@ class SessionOutbox:
 
     def failed(self, stream_id: int, error: MeshError) -> None:
         """End a stream with an error."""
-        failed = SessionFailed(stream_id=stream_id, status=status_of(error))
-        self._room(failed.ByteSize()).failed.append(failed)
+        status = status_of(error)
+        gathering = self._room(status.ByteSize())
+        gathering.has_events = True
+        failed = gathering.events.failed.add()
+        failed.stream_id = stream_id
+        failed.status.CopyFrom(status)
         self._bell.ring()
 
     def close(self) -> None:
@@ -76,20 +77,19 @@ class SessionOutbox:
 class _Gathering:
     """What becomes one message: text and tokens of many requests, a row for each; and their beginnings and ends."""
 
-    __slots__ = ("failed", "finished", "logprobs", "routes", "rows", "size", "texts", "token_ids")
+    __slots__ = ("events", "has_events", "logprobs", "rows", "size", "texts", "token_ids")
 
     def __init__(self) -> None:
         self.size = 0  # about how many bytes it has on the wire
-        self.routes: list[SessionRoute] = []
+        self.events = SessionResponse()  # filled in its place: what is made elsewhere is copied here
+        self.has_events = False  # routes or ends
         self.rows: dict[int, int] = {}  # stream id -> row
         self.texts: list[str | list[str]] = []  # a list where deltas have merged
         self.token_ids: list[Sequence[int]] = []  # a list of our own where deltas have merged
         self.logprobs: dict[int, list[TokenLogprobs]] = {}  # row -> its own, where asked for
-        self.finished: list[SessionFinished] = []
-        self.failed: list[SessionFailed] = []
 
     def __bool__(self) -> bool:
-        return bool(self.routes or self.rows or self.finished or self.failed)
+        return self.has_events or bool(self.rows)
 
     def merge(self, row: int, text: str, token_ids: Sequence[int]) -> None:
         before, ids = self.texts[row], self.token_ids[row]
@@ -103,8 +103,10 @@ class _Gathering:
 
     def drop(self, stream_id: int) -> None:
         """Take out all of a stream but its failure."""
-        self.routes = [one for one in self.routes if one.stream_id != stream_id]
-        self.finished = [one for one in self.finished if one.stream_id != stream_id]
+        events = self.events
+        _drop(events.routes, stream_id)
+        _drop(events.finished, stream_id)
+        self.has_events = bool(events.routes or events.finished or events.failed)
         if (gone := self.rows.pop(stream_id, None)) is None:
             return
         del self.texts[gone], self.token_ids[gone]
@@ -112,10 +114,9 @@ class _Gathering:
         self.logprobs = {row - (row > gone): found for row, found in self.logprobs.items() if row != gone}
 
     def message(self) -> SessionResponse:
-        message = SessionResponse(routes=self.routes, finished=self.finished, failed=self.failed)
         if self.rows:
-            self._write(message.deltas)
-        return message
+            self._write(self.events.deltas)
+        return self.events
 
     def _write(self, columns: DeltaColumns) -> None:
         columns.stream_ids.extend(self.rows)
@@ -124,6 +125,11 @@ class _Gathering:
         columns.token_ids.extend(chain.from_iterable(self.token_ids))
         if self.logprobs:
             columns.logprobs.extend([RowLogprobs(row=row, tokens=found) for row, found in self.logprobs.items()])
+
+
+def _drop(told: "RepeatedCompositeFieldContainer[Any]", stream_id: int) -> None:
+    for at in reversed([at for at, one in enumerate(told) if one.stream_id == stream_id]):
+        del told[at]
 
 
 class SessionOutlet:
@@ -145,8 +151,11 @@ class SessionOutlet:
     def route(self, chosen: RouteChosen) -> None:
         if self._closed:
             return
-        route = SessionRoute(stream_id=self._stream_id, route=chosen)
-        self._box._room(route.ByteSize()).routes.append(route)
+        gathering = self._box._room(chosen.ByteSize())
+        gathering.has_events = True
+        told = gathering.events.routes.add()
+        told.stream_id = self._stream_id
+        told.route.CopyFrom(chosen)
         self._box._bell.ring()
 
     def delta(self, text: str, token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs] = ()) -> None:
@@ -179,8 +188,11 @@ class SessionOutlet:
         if self._closed:
             return
         self.tally.end()
-        ended = SessionFinished(stream_id=self._stream_id, finished=finished)
-        self._box._room(ended.ByteSize()).finished.append(ended)
+        gathering = self._box._room(finished.ByteSize())
+        gathering.has_events = True
+        ended = gathering.events.finished.add()
+        ended.stream_id = self._stream_id
+        ended.finished.CopyFrom(finished)
         self._box._bell.ring()
 
 

@@ -8,7 +8,7 @@ trace in a hundred, and `tail` those beside them that failed or were the slowest
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from opentelemetry import metrics, trace
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 SCOPE = "expertmesh"
 _W3C = TraceContextTextMapPropagator()
+_NOT_RECORDED = nullcontext(trace.INVALID_SPAN)
 
 
 class Telemetry:
@@ -58,7 +59,6 @@ class Telemetry:
     def off(cls) -> "Telemetry":
         return cls(trace.NoOpTracer(), metrics.NoOpMeter(SCOPE), enabled=False)
 
-    @contextmanager
     def span(
         self,
         name: str,
@@ -66,15 +66,18 @@ class Telemetry:
         *,
         parent: Context | None = None,
         attributes: "Mapping[str, AttributeValue] | None" = None,
-    ) -> Iterator[Span]:
+    ) -> AbstractContextManager[Span]:
         """A span around a block, current within it. Ends however the block is left; a failure is named on it.
 
         Args:
             parent: the caller's context; None means the current span.
         """
-        if not self.enabled:
-            yield trace.INVALID_SPAN
-            return
+        return self._span(name, kind, parent, attributes) if self.enabled else _NOT_RECORDED
+
+    @contextmanager
+    def _span(
+        self, name: str, kind: SpanKind, parent: Context | None, attributes: "Mapping[str, AttributeValue] | None"
+    ) -> Iterator[Span]:
         around = trace.get_current_span(parent)
         if parent is None and self._leaves_out(around):
             yield around

@@ -15,7 +15,7 @@ from expertmesh.v1.generation_pb2 import (
 from expertmesh.v1.router_pb2 import RouteResponse
 from mesh_wire import inference
 from mesh_wire.admission import Admission
-from mesh_wire.deadlines import duration, seconds
+from mesh_wire.deadlines import put_s, seconds
 from mesh_wire.errors import BadInput, MeshError, NotFound, Unavailable
 from mesh_wire.inference import Asked
 from mesh_wire.metrics import failure_word
@@ -68,8 +68,12 @@ class RouterAnswers:
         return self._classifier.strategy
 
     async def answer(self, request: GenerateRequest, asked: Asked, outlet: Outlet) -> None:
-        with self._admission.place(), self._turns.admitted(request, asked, outlet) as turn:
-            await self._route_and_answer(request, asked, outlet, turn)
+        self._admission.take()
+        try:
+            with self._turns.admitted(request, asked, outlet) as turn:
+                await self._route_and_answer(request, asked, outlet, turn)
+        finally:
+            self._admission.release()
 
     async def decide(self, request: GenerateRequest, asked: Asked) -> RouteResponse:
         """Choose without asking: what `Route` answers, the ticket apart."""
@@ -140,7 +144,7 @@ class RouterAnswers:
             return decision, chosen
         if self._telemetry.enabled:
             self._telemetry.past_span("route.admit", began_ns, time.time_ns())
-        timings.admit.CopyFrom(duration(seconds(timings.admit) + time.monotonic() - began))
+        put_s(timings.admit, seconds(timings.admit) + time.monotonic() - began)
         return decided, chosen_of(decided, scored, rules, 1)
 
     def _may(self, decided: Verdict, decision: Decision) -> bool:
@@ -166,7 +170,9 @@ class RouterAnswers:
         if asked.span.is_recording():
             began_ns = int(asked.began * 1e9) + epoch_offset_ns()
             self._telemetry.past_span("route.admit", began_ns, time.time_ns())
-        return StageTimings(admit=duration(time.monotonic() - asked.began))
+        timings = StageTimings()
+        put_s(timings.admit, time.monotonic() - asked.began)
+        return timings
 
     async def _classify(self, request: GenerateRequest, timings: StageTimings) -> Scored:
         """Return the strategy's scores; none when the caller named the expert, or nothing can be read."""
@@ -179,7 +185,7 @@ class RouterAnswers:
         ):
             scored = await self._classifier.scored(reading)
             took_s = time.monotonic() - began
-            timings.classify.CopyFrom(duration(took_s))
+            put_s(timings.classify, took_s)
             self._telemetry.instruments.classify_duration.record(took_s, {"expertmesh.strategy": strategy.name})
         return scored
 
@@ -196,7 +202,7 @@ class RouterAnswers:
             chosen = chosen_of(decision, scored, rules, attempt)
             self._telemetry.instruments.decisions.add(1, labels)
             self._ledger.routed(decision.expert, decision.reason)
-            timings.select.CopyFrom(duration(time.monotonic() - began))
+            put_s(timings.select, time.monotonic() - began)
         return decision, chosen
 
     async def _attempt(
@@ -253,25 +259,12 @@ class RouterAnswers:
         Args:
             outlet, relay, delivered: see `SessionCaller.ask`.
         """
-        endpoint = decision.chosen.endpoint
-        host, _, port = endpoint.rpartition(":")
-        with self._telemetry.span(
-            "expert call",
-            SpanKind.CLIENT,
-            attributes={
-                "rpc.system.name": "grpc",
-                "rpc.method": f"{inference.SERVICE}/Session",
-                "server.address": host,
-                "server.port": int(port),
-                "expertmesh.expert": decision.expert,
-                "expertmesh.replica": decision.chosen.replica,
-                "expertmesh.attempt": course.attempt,
-                "expertmesh.resumed_tokens": course.tokens,
-            },
-        ) as span:
+        replica = self._fleet.replica(decision.chosen.endpoint)
+        attributes = _call_attributes(decision, course) if self._telemetry.enabled else None
+        with self._telemetry.span("expert call", SpanKind.CLIENT, attributes=attributes) as span:
             if asked.span.is_recording():
                 asked.span.set_attributes(_attributes(decision, chosen))
-            await self._fleet.replica(endpoint).ask(request, outlet, asked.deadline, asked.caller, relay, delivered)
+            await replica.ask(request, outlet, asked.deadline, asked.caller, relay, delivered)
             span.set_attribute("rpc.response.status_code", "OK")
             if (ended := course.ended) is not None and asked.span.is_recording():
                 asked.span.set_attributes(
@@ -282,6 +275,20 @@ class RouterAnswers:
                         "expertmesh.resumed": ended.resumed,
                     }
                 )
+
+
+def _call_attributes(decision: Decision, course: Course) -> dict[str, str | int]:
+    host, _, port = decision.chosen.endpoint.rpartition(":")
+    return {
+        "rpc.system.name": "grpc",
+        "rpc.method": f"{inference.SERVICE}/Session",
+        "server.address": host,
+        "server.port": int(port),
+        "expertmesh.expert": decision.expert,
+        "expertmesh.replica": decision.chosen.replica,
+        "expertmesh.attempt": course.attempt,
+        "expertmesh.resumed_tokens": course.tokens,
+    }
 
 
 def _attributes(decision: Decision, chosen: RouteChosen) -> dict[str, str | float | int]:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 
 from expertmesh.v1.generation_pb2 import Finished, GenerateRequest, RouteChosen, StageTimings
-from mesh_wire.deadlines import duration, seconds
+from mesh_wire.deadlines import put_s, seconds
 from mesh_wire.errors import MeshError
 from mesh_wire.outlets import Outlet
 from mesh_wire.resuming import Delivered, obstacle
@@ -70,7 +70,7 @@ class Course:
         at_expert_s = seconds(timings.queue) + seconds(timings.prefill)
         forward_s = max(0.0, self._first_at - self._sent_at - at_expert_s)
         timings.MergeFrom(self._timings)
-        timings.forward.CopyFrom(duration(forward_s))
+        put_s(timings.forward, forward_s)
         self.ended = finished
 
     def standing(self, left_s: float | None) -> Standing:

@@ -29,16 +29,18 @@ class Shelf:
 
     def put(self, entry: Entry) -> None:
         """Add a replica, or move it to where it belongs now."""
+        rising = self.rising
         if (old := self._at.get(entry[2])) is None:
             self._homes = None
-        elif old[:2] == entry[:2]:
-            self.rising[bisect_left(self.rising, old[:3])] = entry
-            self._at[entry[2]] = entry
-            return
+            insort(rising, entry)
         else:
-            del self.rising[bisect_left(self.rising, old[:3])]
+            at = 0 if len(rising) == 1 else bisect_left(rising, old[:3])
+            if (not at or rising[at - 1] < entry) and (at + 1 == len(rising) or entry < rising[at + 1]):
+                rising[at] = entry  # it stays where it is
+            else:
+                del rising[at]
+                insort(rising, entry)
         self._at[entry[2]] = entry
-        insort(self.rising, entry)
 
     def remove(self, endpoint: str) -> None:
         """Take a replica off, if it is here."""
