@@ -43,11 +43,12 @@ class Outlet(Protocol):
 class Bell:
     """Wakes one waiting writer; rings before the wait are remembered."""
 
-    __slots__ = ("_rung", "_waiter")
+    __slots__ = ("_loop", "_rung", "_waiter")
 
     def __init__(self) -> None:
         self._rung = False
         self._waiter: asyncio.Future[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None  # found once: it takes Python a system call
 
     def ring(self) -> None:
         if self._rung:
@@ -58,7 +59,9 @@ class Bell:
 
     async def rung(self) -> None:
         if not self._rung:
-            self._waiter = asyncio.get_running_loop().create_future()
+            if self._loop is None:
+                self._loop = asyncio.get_running_loop()
+            self._waiter = self._loop.create_future()
             try:
                 await self._waiter
             finally:

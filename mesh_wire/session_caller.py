@@ -15,7 +15,7 @@ from expertmesh.v1.inference_pb2 import SessionRequest, SessionResponse
 from expertmesh.v1.inference_pb2_grpc import InferenceServiceStub
 from mesh_wire.deadlines import Deadline, put_s
 from mesh_wire.errors import MeshError, Unavailable, error_of, error_of_stream
-from mesh_wire.outlets import Outlet
+from mesh_wire.outlets import Bell, Outlet
 from mesh_wire.resuming import Delivered
 from mesh_wire.session_outbox import rows_of
 from mesh_wire.telemetry import Telemetry
@@ -203,7 +203,8 @@ class _OpenSession:
         self._next = SessionRequest()  # what has gathered for the server
         self._told = False  # whether it was to keep any traces
         self._heard_at = self._stepped_at = time.monotonic()
-        self._wanted = asyncio.Event()
+        self._wanted = Bell()
+        self._loop = asyncio.get_running_loop()
         self._call: Any = stub.Session(metadata=headers)
         self._tasks = [asyncio.create_task(self._write()), asyncio.create_task(self._read())]
 
@@ -229,21 +230,21 @@ class _OpenSession:
             start.tracestate = trace.get("tracestate", "")
         start.caller = caller
         start.ticket = ticket
-        asking = self._asking[stream_id] = _Asking(outlet, asyncio.get_running_loop().create_future(), relay, delivered)
-        self._wanted.set()
+        asking = self._asking[stream_id] = _Asking(outlet, self._loop.create_future(), relay, delivered)
+        self._wanted.ring()
         try:
             await asking.done
         finally:
             if self._asking.pop(stream_id, None) is not None and not self.broken:  # left before its end
                 self._next.cancels.append(stream_id)
-                self._wanted.set()
+                self._wanted.ring()
             if self._retired:
-                self._wanted.set()
+                self._wanted.ring()
 
     def retire(self) -> None:
         """End the session once its last request has ended."""
         self._retired = True
-        self._wanted.set()
+        self._wanted.ring()
 
     def keep(self, traceparent: str) -> bool:
         """Have a trace kept there; False where the session is over."""
@@ -251,7 +252,7 @@ class _OpenSession:
             return False
         self._next.kept_traces.append(traceparent)
         self._told = True
-        self._wanted.set()
+        self._wanted.ring()
         return True
 
     async def close(self) -> None:
@@ -287,8 +288,7 @@ class _OpenSession:
         """Send starts and cancels, all that has gathered in each message."""
         try:
             while self._asking or self._next.ListFields() or not self._retired:
-                await self._wanted.wait()
-                self._wanted.clear()
+                await self._wanted.rung()
                 if self._next.ListFields():
                     message, self._next = self._next, SessionRequest()
                     await self._call.write(message)

@@ -23,6 +23,7 @@ class Session:
         self._traced = traced
         self._open: dict[int, tuple[asyncio.Task[None], SessionOutlet]] = {}
         self._highest = 0
+        self._loop = asyncio.get_running_loop()
         self._let_in = answering.gate is None or answering.gate.session(ticket)
 
     @property
@@ -54,7 +55,7 @@ class Session:
             return
         self._highest = stream_id
         outlet = self.outbox.outlet(stream_id)
-        task = asyncio.create_task(self._run(start, outlet))
+        task = self._loop.create_task(self._run(start, outlet))
         self._open[stream_id] = task, outlet
         # Not in the task's own `finally`: one that is cancelled before its first step has none.
         task.add_done_callback(lambda _: self._open.pop(stream_id))

@@ -1,6 +1,7 @@
 """Who may write next: a bound on the writes that are under way at once."""
 
 import asyncio
+import time
 from collections import deque
 from itertools import count
 
@@ -22,7 +23,7 @@ class Turns:
         self._free = at_once
         self._longest_s = longest_s
         self._names = count()
-        self._held: dict[int, float] = {}  # turn -> when it began, oldest first, by the event loop's clock
+        self._held: dict[int, float] = {}  # turn -> when it began, oldest first; `time.monotonic`
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._review: asyncio.TimerHandle | None = None  # pending while anybody waits
 
@@ -33,7 +34,7 @@ class Turns:
         else:
             await self._wait()
         turn = next(self._names)
-        self._held[turn] = asyncio.get_running_loop().time()
+        self._held[turn] = time.monotonic()
         return turn
 
     def give_back(self, turn: int) -> None:
@@ -64,10 +65,9 @@ class Turns:
         self._free += 1
 
     def _end_long_turns(self) -> None:
-        loop = asyncio.get_running_loop()
         self._review = None
-        began_before = loop.time() - self._longest_s
+        began_before = time.monotonic() - self._longest_s
         for turn in [turn for turn, began in self._held.items() if began <= began_before]:
             self.give_back(turn)
         if self._waiting:
-            self._review = loop.call_later(self._longest_s, self._end_long_turns)
+            self._review = asyncio.get_running_loop().call_later(self._longest_s, self._end_long_turns)
