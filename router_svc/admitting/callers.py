@@ -23,6 +23,11 @@ class Account:
     tokens: Bucket | None
     under_way: int = 0
 
+    @property
+    def unlimited(self) -> bool:
+        """Whether it may ask for anything at any time."""
+        return self.most is None and self.requests is None and self.tokens is None
+
     def rank(self, priority: int) -> int:
         """Return the class of a request, 0 being the highest.
 

@@ -123,8 +123,11 @@ class Turns:
         Raises:
             Busy: CALLER_RATE; its caller asks for too much.
         """
-        now, guessed = self._clock(), self._prices.guess(request)
+        now = self._clock()
         account = self._accounts.of(caller, now)
+        if account.unlimited:
+            return
+        guessed = self._prices.guess(request)
         account.check(guessed, now)
         account.begin(guessed, now)
         account.end(guessed, guessed, now)
