@@ -155,8 +155,9 @@ class Answering:
             return
         if left_s <= 0:
             raise DeadlinePassed("the deadline had passed on arrival", reason="DEADLINE_PASSED", tokens_sent="0")
+        limit = asyncio.timeout(left_s)
         try:
-            async with asyncio.timeout(left_s) as limit:
+            async with limit:
                 await self._named(request, asked, outlet)
         except TimeoutError:
             if not limit.expired():  # somebody else's
@@ -164,6 +165,10 @@ class Answering:
             raise DeadlinePassed(
                 "the answer was not complete in time", reason="DEADLINE_PASSED", tokens_sent=str(outlet.tally.tokens)
             ) from None
+        finally:
+            # It knows our task, and a task that was cancelled knows this frame, by the traceback of its end: all that
+            # a request had would stay until the garbage collector comes, which is seldom.
+            del limit
 
     async def _named(self, request: GenerateRequest, asked: Asked, outlet: Outlet) -> None:
         """Answer, and hold the request's name meanwhile.

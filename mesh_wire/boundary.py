@@ -126,7 +126,7 @@ def _unary(
             _tell(context, trailer)
             return answer
         except MeshError as error:
-            failure = error
+            failure = error.alone()
         except grpc.aio.AbortError:  # a stock servicer, such as health, has set its status itself
             raise
         except grpc.aio.InternalError:
@@ -162,7 +162,7 @@ def _driven(
             _tell(context, trailer)
             return
         except MeshError as error:
-            failure = error
+            failure = error.alone()
         except grpc.aio.AbortError:
             raise
         except grpc.aio.InternalError:

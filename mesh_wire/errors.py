@@ -5,7 +5,7 @@ end. Reasons are listed, with their meaning, in `protos/expertmesh/v1/errors.pro
 """
 
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import grpc
 from google.protobuf import any_pb2
@@ -51,6 +51,15 @@ class MeshError(Exception):
     def __str__(self) -> str:
         where = f" ({self.field})" if self.field else ""
         return f"{self.reason}: {self.message}{where}"
+
+    def alone(self) -> Self:
+        """Return this error without its traceback and what led to it, once it is only to be told.
+
+        The traceback has the frames of a request, and these have tasks and futures that have the error: all of them
+        would stay until the garbage collector comes, which is seldom.
+        """
+        self.__cause__ = self.__context__ = None
+        return self.with_traceback(None)
 
 
 class BadInput(MeshError):

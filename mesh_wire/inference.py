@@ -16,6 +16,7 @@ from expertmesh.v1.inference_pb2 import SessionRequest, SessionResponse
 from expertmesh.v1.inference_pb2_grpc import InferenceServiceServicer
 from mesh_wire.answering import SERVICE, Answering, Answers, Asked, Gate
 from mesh_wire.deadlines import Deadline
+from mesh_wire.errors import MeshError
 from mesh_wire.outlets import StreamOutlet
 from mesh_wire.session_outbox import SessionOutbox
 from mesh_wire.sessions import Session
@@ -145,5 +146,5 @@ async def _ended(*tasks: asyncio.Task[Any]) -> None:
     if under_way := [task for task in tasks if not task.done()]:
         await asyncio.wait(under_way)
     for task in tasks:
-        if not task.cancelled():
-            task.exception()
+        if not task.cancelled() and isinstance(error := task.exception(), MeshError):
+            error.alone()

@@ -74,7 +74,7 @@ class Session:
                 None if self._let_in else start.ticket,
             )
         except MeshError as error:
-            self.outbox.failed(start.stream_id, error)
+            self.outbox.failed(start.stream_id, error.alone())
 
     def _stop(self, stream_id: int) -> bool:
         """Cancel a request; False if it is not under way."""

@@ -79,6 +79,7 @@ class AsyncAnswer:
         finally:
             call.cancel()
             span.end(left)
+            del left  # its traceback has this frame: a cycle
 
     async def read(self) -> str:
         """Read to the end; returns the whole text."""

@@ -67,7 +67,10 @@ class ByHand(FakeEngine):
             while True:
                 piece = await mail.get()
                 if isinstance(piece, Exception):
-                    raise piece
+                    try:
+                        raise piece
+                    finally:
+                        del piece  # its traceback has this frame: a cycle
                 yield piece
                 if isinstance(piece, Ended):
                     return
