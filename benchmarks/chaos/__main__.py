@@ -5,6 +5,8 @@ engines are simulated, so that what they must say is known. Processes get SIGKIL
 lag, reorder, are cut one way or swallow everything; names lead nowhere; the disk under the trace store is full. The
 seed, which is printed, gives the same faults again. Needs root, iproute2 and nftables.
 
+`--scenario soak --minutes 60` breaks nothing: it judges whether each process's memory stays where it is.
+
 Exit codes: 0 passed, 1 failed, 2 misused, 3 this machine has no namespaces for it.
 """
 
@@ -24,8 +26,8 @@ from benchmarks.chaos.director import NotUp, mesh_under_load
 from benchmarks.chaos.mesh import GROUPS, PROFILE
 from benchmarks.chaos.network import CannotRun
 from benchmarks.chaos.plan import KINDS, plan
-from benchmarks.chaos.scenarios import PROFILE as SCENARIO_PROFILE
 from benchmarks.chaos.scenarios import SCENARIOS, play
+from benchmarks.chaos.steadiness import FEWEST_MINUTES
 from benchmarks.chaos.verdict import Seen, passed, verdict
 from mesh_wire.process import say_error
 
@@ -46,10 +48,10 @@ async def chaos(minutes: float, seed: int, kinds: list[str], rate: float, seen: 
         run.say(f"{len(can) - run.skipped} faults, {run.skipped} left out")
 
 
-async def scenario(name: str, seed: int, seen: Seen, logs: Path | None) -> None:
+async def scenario(name: str, seed: int, minutes: float, seen: Seen, logs: Path | None) -> None:
     one = SCENARIOS[name]
-    async with mesh_under_load(seed, seen, SCENARIO_PROFILE, one.load, logs) as run:
-        await play(one, run)
+    async with mesh_under_load(seed, seen, one.profile, one.load, logs) as run:
+        await play(one, run, minutes)
 
 
 def kinds_of(only: str) -> list[str]:
@@ -62,10 +64,17 @@ def kinds_of(only: str) -> list[str]:
 
 
 def command(
-    minutes: Annotated[float, typer.Option(min=0.5, help="How long.")] = 10.0,
+    minutes: Annotated[float, typer.Option(min=0.5, help="How long; of scenarios, for soak alone.")] = 10.0,
     seed: Annotated[int | None, typer.Option(help="Of the faults and the questions; absent: a new one.")] = None,
     only: Annotated[str, typer.Option(help="Kinds of faults, such as kill,stop,dns.")] = "",
-    name: Annotated[str, typer.Option("--scenario", help=f"One fault, for its figure: {', '.join(SCENARIOS)}.")] = "",
+    name: Annotated[
+        str,
+        typer.Option(
+            "--scenario",
+            help=f"One fault, for its figure: {', '.join(SCENARIOS)}; soak has none, and judges each process's memory "
+            f"after a quarter of its life, where that leaves {FEWEST_MINUTES} minutes or more.",
+        ),
+    ] = "",
     rate: Annotated[float, typer.Option(min=0.1, help="Requests a second.")] = 15.0,
     logs: Annotated[Path | None, typer.Option(help="Keep the processes' logs in this folder.")] = None,
     show_plan: Annotated[bool, typer.Option("--plan", help="Print the faults and end.")] = False,
@@ -79,23 +88,29 @@ def command(
         for fault in plan(seed, 60 * minutes, GROUPS, kinds):
             print(f"{fault.at_s:7.1f} s  {fault.words}")
         return
-    about = SCENARIOS[name].words if name else f"{minutes:g} minutes"
+    steady = bool(name) and SCENARIOS[name].steady
+    about = ", ".join(
+        ([SCENARIOS[name].words] if name else []) + ([f"{minutes:g} minutes"] if not name or steady else [])
+    )
     print(f"chaos: {about}; seed {seed}; load {os.getloadavg()[0]:.1f}", flush=True)
     if logs is not None:
         logs.mkdir(parents=True, exist_ok=True)
     seen = Seen()
-    code = _run(scenario(name, seed, seen, logs) if name else chaos(minutes, seed, kinds, rate, seen, logs))
+    code = _run(scenario(name, seed, minutes, seen, logs) if name else chaos(minutes, seed, kinds, rate, seen, logs))
     if code:
         raise typer.Exit(code)
     if logs is not None:
         (logs / "memory.json").write_text(json.dumps(seen.memory), encoding="utf-8")
-    lines = verdict(seen, SCENARIOS[name].gap_s if name else None)
+    lines = verdict(seen, SCENARIOS[name].gap_s if name else None, steady=steady)
     for line in lines:
         print({True: "  ok   ", False: "  FAIL ", None: "       "}[line.good] + line.words)
     for row in [row for row in seen.rows if row["words"]][:20]:
         print(f"       {row['outcome']} by {row['over']} at {row['began_s']:.1f} s: {row['words']}")
     good = passed(lines)
-    again = f"--scenario {name}" if name else f"--minutes {minutes:g}" + (f" --only {only}" if only else "")
+    words = [f"--scenario {name}"] if name else []
+    words += [f"--minutes {minutes:g}"] if not name or steady else []
+    words += [f"--only {only}"] if only and not name else []
+    again = " ".join(words)
     print(f"chaos: {'passed' if good else 'FAILED'}; again: python -m benchmarks.chaos {again} --seed {seed}")
     raise typer.Exit(0 if good else FAILED)
 

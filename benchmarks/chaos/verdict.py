@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.chaos.recorder import FLAWS, GOOD, LEFT
+from benchmarks.chaos.steadiness import judged
 from benchmarks.report import median, percentile
 
 WATCHED_S = 300.0  # a process that lived so long shows whether its memory grows
@@ -40,11 +41,12 @@ def outcomes(rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, int], dict[st
     return flaws, {name: count for name, count in found.items() if name not in (GOOD, LEFT, *FLAWS)}
 
 
-def verdict(seen: Seen, gap_limit_s: float | None = None) -> list[Line]:
+def verdict(seen: Seen, gap_limit_s: float | None = None, *, steady: bool = False) -> list[Line]:
     """Judge a run.
 
     Args:
         gap_limit_s: what the 99th percentile of the longest gap of each answer may be; None: it is only told.
+        steady: nothing was broken, so that memory must stay where it is; see `steadiness`.
     """
     flaws, failures = outcomes(seen.rows)
     good = sum(row["outcome"] == GOOD for row in seen.rows)
@@ -59,7 +61,7 @@ def verdict(seen: Seen, gap_limit_s: float | None = None) -> list[Line]:
         *_gaps(seen.rows, resumed, gap_limit_s),
         Line(not seen.amiss, seen.amiss or "every place is free again, every replica is known again"),
         Line(not seen.crashes, "; ".join(seen.crashes) or "no process ended by itself"),
-        *_memory(seen.memory),
+        *([Line(*judged(name, life)) for name, life in seen.memory] if steady else _memory(seen.memory)),
         Line(not seen.orphans, f"left behind: {', '.join(seen.orphans) or 'nothing'}"),
     ]
     return [*lines, Line(None, f"the callers' own process was {seen.late_s:.2f} s late at most")]
