@@ -1,9 +1,9 @@
-"""What share of our router's `Generate` is grpcio itself: a bare `grpc.aio` server in the router's place.
+"""What share of our router is grpcio itself: a bare `grpc.aio` server in the router's place.
 
 The bare server (`data_plane/floor.py`) writes tokens that it has ready: no upstream, no interceptor, no parsing. It
 stands where the router stands in `benchmarks.data_plane`, on the same core, asked by the same client, in turn with the
-router and with a relay by hand. What the router costs above it is the router's own work; what is below, only another
-gRPC server would save.
+router and with a relay by hand. What the router costs above it is the router's own work, reading from the engines
+included; what is below, only another gRPC server would save.
 """
 
 from dataclasses import replace
@@ -15,22 +15,26 @@ import typer
 from benchmarks.data_plane.host import cores
 from benchmarks.data_plane.loads import FULL, QUICK, Load, parse
 from benchmarks.data_plane.measure import Cell
-from benchmarks.data_plane.readers import plain
+from benchmarks.data_plane.readers import over_session, plain
 from benchmarks.data_plane.rounds import measure
 from benchmarks.data_plane.ways import Way
 from benchmarks.report import show
 from mesh_wire.process import run
 
 LOADS = ("1000x20", "32x100", "requests")
-OURS, NAIVE = Way("router", "router", plain, "generate"), Way("naive relay", "naive", plain)
+ENGINES = CONNECTIONS = 4
+GENERATE, NAIVE = Way("generate", "router", plain, "generate"), Way("naive relay", "naive", plain)
+SESSION = Way("session", "router", over_session, "session")
 
 
 def floors(load: Load) -> list[Way]:
     """Return the bare servers for a load: one that keeps its rate, or one for each number of messages."""
     if load.steady:
-        return [Way("bare", "floor", plain, f"{load.rate:g} 1", only=load.name)]
+        process = f"{load.rate:g} 1 {load.replicas(ENGINES)}"
+        ways = (("bare generate", plain), ("bare session", over_session))
+        return [Way(name, "floor", opened, process, only=load.name) for name, opened in ways]
     return [
-        Way(f"bare, {count} message{'s' * (count > 1)}", "floor", plain, f"0 {count}", only=load.name)
+        Way(f"bare generate, {count} message{'s' * (count > 1)}", "floor", plain, f"0 {count} 1", only=load.name)
         for count in (1, 2, 3)
     ]
 
@@ -48,7 +52,7 @@ def row_of(load: Load, way: Way, cells: list[Cell], ours: list[Cell]) -> dict[st
         "us_per_token": us_per("tokens", cells) if load.steady else None,
         "us_per_message": us_per("deltas", cells) if load.steady else None,
         "us_per_request": None if load.steady else us_per("requests", cells),
-        "of_generate": us_per(unit, cells) / us_per(unit, ours),
+        "of_ours": us_per(unit, cells) / us_per(unit, ours),
         "delivered": median(cell.tokens / cell.due for cell in cells) if load.steady else None,
         "cpu": median(cell.middle_s / cell.window_s for cell in cells),
         "generator_cpu": median((cell.client_s + cell.backend_s) / cell.window_s for cell in cells),
@@ -64,16 +68,17 @@ def command(
 ) -> None:
     """Measure a bare grpc.aio server beside our router and a relay by hand."""
     loads = [parse(name) for name in LOADS]
-    ways = [OURS, NAIVE, *(floor for load in loads for floor in floors(load))]
+    ways = [GENERATE, SESSION, NAIVE, *(floor for load in loads for floor in floors(load))]
     timing = replace(QUICK if quick else FULL, rounds=rounds)
     middle_core, generator_core = cores()
     rows: list[dict[str, Any]] = []
 
     async def measuring() -> int:
-        found = await measure(loads, ways, timing, 4, 4)
+        found = await measure(loads, ways, timing, ENGINES, CONNECTIONS)
         for load in loads:
-            mine = [way for way in ways if way.under(load)]
-            rows.extend(row_of(load, way, found[load.name, way.name], found[load.name, OURS.name]) for way in mine)
+            for way in (way for way in ways if way.under(load)):
+                ours = SESSION if way.open is over_session else GENERATE
+                rows.append(row_of(load, way, found[load.name, way.name], found[load.name, ours.name]))
         return 0
 
     try:
@@ -82,9 +87,9 @@ def command(
         raise typer.Exit(130) from None
     load = (
         f"core {middle_core}: the server alone; core {generator_core}: client and engines; medians of {rounds} rounds;"
-        " a router sends 3 messages for a one-token answer; others_cpu: of the server's core, by other processes"
+        " our Generate sends 3 messages for a one-token answer; others_cpu: of the server's core, by other processes"
     )
-    show("grpcio's share of our router's Generate", rows, as_json=as_json, load=load)
+    show("grpcio's share of our router", rows, as_json=as_json, load=load)
 
 
 if __name__ == "__main__":
