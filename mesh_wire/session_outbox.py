@@ -77,12 +77,13 @@ class SessionOutbox:
 class _Gathering:
     """What becomes one message: text and tokens of many requests, a row for each; and their beginnings and ends."""
 
-    __slots__ = ("events", "has_events", "logprobs", "rows", "size", "texts", "token_ids")
+    __slots__ = ("events", "has_events", "has_merged", "logprobs", "rows", "size", "texts", "token_ids")
 
     def __init__(self) -> None:
         self.size = 0  # about how many bytes it has on the wire
         self.events = SessionResponse()  # filled in its place: what is made elsewhere is copied here
         self.has_events = False  # routes or ends
+        self.has_merged = False
         self.rows: dict[int, int] = {}  # stream id -> row
         self.texts: list[str | list[str]] = []  # a list where deltas have merged
         self.token_ids: list[Sequence[int]] = []  # a list of our own where deltas have merged
@@ -92,6 +93,7 @@ class _Gathering:
         return self.has_events or bool(self.rows)
 
     def merge(self, row: int, text: str, token_ids: Sequence[int]) -> None:
+        self.has_merged = True
         before, ids = self.texts[row], self.token_ids[row]
         if isinstance(before, str):  # and the ids are the giver's
             self.texts[row] = [before, text]
@@ -120,7 +122,10 @@ class _Gathering:
 
     def _write(self, columns: DeltaColumns) -> None:
         columns.stream_ids.extend(self.rows)
-        columns.texts.extend([text if isinstance(text, str) else "".join(text) for text in self.texts])
+        texts: list[Any] = self.texts
+        if self.has_merged:
+            texts = [text if isinstance(text, str) else "".join(text) for text in texts]
+        columns.texts.extend(texts)
         columns.token_counts.extend([len(ids) for ids in self.token_ids])
         columns.token_ids.extend(chain.from_iterable(self.token_ids))
         if self.logprobs:
@@ -196,7 +201,7 @@ class SessionOutlet:
         self._box._bell.ring()
 
 
-def rows_of(columns: DeltaColumns) -> Iterator[tuple[int, str, list[int], Sequence[TokenLogprobs]]]:
+def rows_of(columns: DeltaColumns) -> Iterator[tuple[int, str, Sequence[int], Sequence[TokenLogprobs]]]:
     """Split columns into rows of stream id, text, token ids and log-probabilities.
 
     Raises:
@@ -206,7 +211,7 @@ def rows_of(columns: DeltaColumns) -> Iterator[tuple[int, str, list[int], Sequen
     if not len(ids) == len(texts) == len(counts) or sum(counts) != len(tokens):
         raise ValueError("columns of different lengths")
     if len(tokens) == len(ids) and max(counts, default=1) == 1 and not columns.logprobs:  # the usual step of an engine
-        return zip(ids, texts, ([token] for token in tokens), repeat(()))
+        return zip(ids, texts, zip(tokens, strict=True), repeat(()))
     ends = list(accumulate(counts))
     slices = (tokens[end - count : end] for end, count in zip(ends, counts, strict=True))
     logprobs = {row.row: row.tokens for row in columns.logprobs}
