@@ -96,9 +96,12 @@ async def measure(names: list[str], rounds: int, seconds: float) -> dict[str, li
             async with open_channel(f"127.0.0.1:{port}") as channel:
                 bench = Bench(server, port, InferenceServiceStub(channel), (ours, theirs))
                 await bench.window(WARM_UP_S)
-                for _ in range(rounds):
+                for number in range(rounds):
                     for name in names:
-                        found[name].append(await bench.least_disturbed(name, seconds))
+                        quiet, attacked = await bench.least_disturbed(name, seconds)
+                        found[name].append((quiet, attacked))
+                        told = f"round {number + 1}, {name}: p99 {quiet.p99_ms:.3g} → {attacked.p99_ms:.3g} ms"
+                        print(told, file=sys.stderr, flush=True)
         finally:
             server.kill()
     return found

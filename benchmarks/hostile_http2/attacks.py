@@ -152,7 +152,7 @@ ATTACKS = {
     for attack in (
         Attack(broken_frames, 200, "connections"),
         Attack(rapid_resets, 1_000, "calls"),
-        Attack(endless_headers, 20_000, "frames"),
+        Attack(endless_headers, 5_000, "frames"),
         Attack(huge_metadata, 100, "calls"),
         Attack(unread_answers, 1_000, "calls", stands=True),
         Attack(windows_of_nothing, 1_000, "calls", stands=True),
