@@ -146,9 +146,11 @@ def serving_by(
     )
 
 
-def open_channel(target: str, tls: ClientTls | None = None, *, service_config: str | None = None) -> grpc.aio.Channel:
-    """Open a channel to `target`, with the mesh's options."""
-    options = channel_options(service_config)
+def open_channel(
+    target: str, tls: ClientTls | None = None, *, service_config: str | None = None, attentive: bool = False
+) -> grpc.aio.Channel:
+    """Open a channel to `target`, with the mesh's options; see `channel_options`."""
+    options = channel_options(service_config, attentive=attentive)
     if tls is not None:
         return grpc.aio.secure_channel(target, tls.credentials(), options=[*options, *tls.options()])
     return grpc.aio.insecure_channel(target, options=options)

@@ -62,14 +62,22 @@ def server_options(
     ]
 
 
-def channel_options(service_config: str | None = None) -> list[tuple[str, int | str]]:
-    """Arguments of a channel; `service_config` is gRPC's JSON form."""
+def channel_options(service_config: str | None = None, *, attentive: bool = False) -> list[tuple[str, int | str]]:
+    """Arguments of a channel.
+
+    Args:
+        service_config: in gRPC's JSON form.
+        attentive: notice within 3 s that the server, or the way there, says nothing at all any more. For callers that
+            have another to go to: the others would only lose what a pause of the network leaves whole. gRPC's own
+            threads answer pings, so a server that is busy is not taken for one that is gone.
+    """
+    ping_after_ms, answered_within_ms = (1_000, 2_000) if attentive else (20_000, 10_000)
     options: list[tuple[str, int | str]] = [
         # Answers are bounded by the context window, not by a message size.
         ("grpc.max_receive_message_length", -1),
         ("grpc.max_send_message_length", -1),
-        ("grpc.keepalive_time_ms", 20_000),
-        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.keepalive_time_ms", ping_after_ms),
+        ("grpc.keepalive_timeout_ms", answered_within_ms),
         ("grpc.keepalive_permit_without_calls", 1),
         _PINGS_WITHOUT_DATA,
         # A replica that restarts is found again within a second, not after gRPC's two minutes.

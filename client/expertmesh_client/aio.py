@@ -104,7 +104,7 @@ class AsyncClient:
         towards = tls if expert_tls is None else expert_tls
 
         def place(target: str) -> Place:
-            channel = open_channel(target, tls, service_config=SERVICE_CONFIG)
+            channel = open_channel(target, tls, service_config=SERVICE_CONFIG, attentive=len(targets) > 1)
             around = (lambda to: open_channel(to, towards)) if direct else None
             return Place(target, channel, self._telemetry, around, self._headers)
 

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,13 +95,14 @@ def check(got: Got) -> None:
     assert got.finished.usage.completion_tokens == TOKENS
 
 
+@pytest.mark.parametrize("fail", [Cable.cut, Cable.swallow], ids=lambda fail: fail.__name__)
 @pytest.mark.parametrize("over", ["session", "generate"])
-async def test_a_router_that_is_lost_loses_nobody_a_token(over: Any) -> None:
+async def test_a_router_that_is_lost_loses_nobody_a_token(over: Any, fail: Callable[[Cable], None]) -> None:
     async with pair() as routers, AsyncClient(routers.targets, over=over) as client:
         answers, reading = asked_in_numbers(client)
         await eventually(lambda: sum(bool(got.tokens) for got in answers) > 10)
 
-        routers.lines[0].cut()
+        fail(routers.lines[0])
 
         await asyncio.gather(*reading)
         for got in answers:
