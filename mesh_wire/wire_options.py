@@ -57,9 +57,18 @@ def server_options(
         ("grpc.http2.max_ping_strikes", 0),
         # A peer that vanished without closing is noticed.
         ("grpc.keepalive_time_ms", 30_000),
-        ("grpc.keepalive_timeout_ms", 10_000),
+        *_answered_within(10_000),
         _PINGS_WITHOUT_DATA,
     ]
+
+
+def _answered_within(ms: int) -> list[tuple[str, int]]:
+    """For how long the answer to a ping is waited for.
+
+    gRPC also pings to measure the way, and while such a ping is out it sends none to keep alive: without the second
+    argument, a link that swallows it is found out after a minute, whatever the first says.
+    """
+    return [("grpc.keepalive_timeout_ms", ms), ("grpc.http2.ping_timeout_ms", ms)]
 
 
 def channel_options(service_config: str | None = None, *, attentive: bool = False) -> list[tuple[str, int | str]]:
@@ -77,7 +86,7 @@ def channel_options(service_config: str | None = None, *, attentive: bool = Fals
         ("grpc.max_receive_message_length", -1),
         ("grpc.max_send_message_length", -1),
         ("grpc.keepalive_time_ms", ping_after_ms),
-        ("grpc.keepalive_timeout_ms", answered_within_ms),
+        *_answered_within(answered_within_ms),
         ("grpc.keepalive_permit_without_calls", 1),
         _PINGS_WITHOUT_DATA,
         # A replica that restarts is found again within a second, not after gRPC's two minutes.
