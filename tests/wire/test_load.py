@@ -17,6 +17,8 @@ from expertmesh_client.load.climb import acquainted, climb
 from expertmesh_client.load.crew import crew_of
 from expertmesh_client.load.plan import PER_USER, Job, Rung
 from expertmesh_client.load.problems import BadLoad, LoadFailed
+from mesh_wire.auth.sections import CallerSection, KnownCaller
+from mesh_wire.auth.tokens import hash_of, new_token
 from mesh_wire.errors import Busy, MeshError
 from support.mesh import running_expert, running_mesh
 from support.scripted import scripted
@@ -54,6 +56,37 @@ async def test_a_closed_loop_asks_again_when_it_was_answered(over):
     assert result["routed"]["reasons"] == {"confident": result["answered"]}
     assert 0 < result["first_token_s"]["p50"] <= result["session_s"]["p50"]
     assert node.running == 0
+
+
+@pytest.mark.parametrize("over", ["session", "generate", "direct"])
+async def test_a_load_says_who_asks_and_tells_nobody_by_what(over: Any, tmp_path: Path):
+    token, file = new_token(), tmp_path / "token"
+    file.write_text(token)
+    known = CallerSection(known=(KnownCaller(name="load", token_sha256=(hash_of(token),)),))
+    async with running_mesh(callers=known, expert_section={"accepts": ["anybody"]}) as mesh:
+        args = (
+            "--target",
+            mesh.target,
+            "--users",
+            "2",
+            "--warm-up",
+            "0",
+            "--duration",
+            "0.3",
+            "--over",
+            over,
+            "--json",
+        )
+        process = await started(*args, "--token-file", str(file))
+        out, err = await process.communicate()
+        refused = await started(*args)
+        words = (await refused.communicate())[1].decode()
+
+    [result] = json.loads(out)["rungs"]
+    assert result["answered"] == result["asked"] > 0
+    assert token not in (out + err).decode()
+    assert refused.returncode == 1
+    assert "CREDENTIALS_MISSING" in words
 
 
 async def test_an_open_loop_asks_however_slow_the_answers_are():

@@ -134,6 +134,7 @@ def load(
     cert: options.Cert = None,
     key: options.Key = None,
     server_name: options.ServerName = None,
+    token_file: options.TokenFile = None,
 ) -> None:
     """Put a load on a router or an expert, and measure what comes back.
 
@@ -174,6 +175,7 @@ def load(
         job = Job(
             target=target,
             tls=options.tls_of(tls, ca, cert, key, server_name),
+            token=options.token_of(token_file),
             over=over,
             processes=processes,
             connections=PER_USER if connections == "user" else _count(connections, "--connections"),

@@ -51,7 +51,7 @@ async def measure_ceiling(job: Job, show: Show | None = None) -> Ceiling:
         connections = 1 if job.connections == PER_USER else job.connections
         over = "session" if job.over == "direct" else job.over  # which is how answers come then, too
         about: dict[str, Any] = {"target": target, "tls": None, "over": over, "connections": connections, "expert": ""}
-        about |= {"think_s": "0", "timeout_s": None, "experts": (), "arrivals": None}
+        about |= {"think_s": "0", "timeout_s": None, "experts": (), "arrivals": None, "token": None}
         short = job.model_copy(update={**about, "output_tokens": "1"})
         wanted = Distribution.parse(job.output_tokens, "--output-tokens").first if job.output_tokens else 0.0
         long = job.model_copy(update={**about, "output_tokens": str(max(MANY_TOKENS, round(wanted)))})

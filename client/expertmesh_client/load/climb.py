@@ -24,7 +24,7 @@ async def acquainted(job: Job) -> Job:
         MeshError: the target is not there, or refuses.
         BadLoad: it cannot do what the job wants.
     """
-    async with AsyncClient(job.target, tls=job.tls) as client:
+    async with AsyncClient(job.target, tls=job.tls, token=job.token) as client:
         try:
             fleet = await client.experts(timeout_s=ASK_WITHIN_S)
         except (Unsupported, Foreign) as error:

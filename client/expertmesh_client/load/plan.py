@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from expertmesh_client.load.arrivals import poisson, recorded
 from expertmesh_client.load.lengths import Distribution
@@ -24,6 +24,7 @@ class Job(BaseModel):
 
     target: str
     tls: ClientTls | None = None
+    token: str | None = Field(None, repr=False)  # says who asks; in no result
     over: Over = "session"
     processes: int = 1
     connections: int = 1  # of each process

@@ -29,7 +29,7 @@ def document(
     Args:
         complete: whether the whole ladder was climbed.
     """
-    told = job.model_dump(mode="json", exclude={"tls", "experts", "generalist"})
+    told = job.model_dump(mode="json", exclude={"tls", "token", "experts", "generalist"})
     limits = {name: getattr(ceiling, name) for name in Ceiling.__slots__} if ceiling else None
     return {
         "measures": "expertmesh load",

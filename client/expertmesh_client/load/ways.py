@@ -16,6 +16,7 @@ from expertmesh_client.aio import AsyncClient
 from expertmesh_client.load.plan import Job
 from expertmesh_client.load.problems import LoadFailed
 from expertmesh_client.load.reading import Reading
+from expertmesh_client.tokens import shown
 from mesh_wire.deadlines import Deadline
 from mesh_wire.errors import error_of_call
 from mesh_wire.session_caller import SessionCaller
@@ -48,6 +49,7 @@ def way_of(job: Job, connections: int) -> Way:
 class _Channels:
     def __init__(self, job: Job, connections: int) -> None:
         self.target = job.target
+        self.headers = shown(job.token)
         # Channels of the same arguments share one connection unless told otherwise.
         options = [*channel_options(), ("grpc.use_local_subchannel_pool", 1)]
         if job.tls is not None:
@@ -77,7 +79,9 @@ class _Session:
 
     def __init__(self, job: Job, connections: int) -> None:
         self._channels = _Channels(job, connections)
-        self._sessions = [SessionCaller(channel, Telemetry.off()) for channel in self._channels.each]
+        self._sessions = [
+            SessionCaller(channel, Telemetry.off(), self._channels.headers) for channel in self._channels.each
+        ]
 
     async def ready(self) -> None:
         await self._channels.ready()
@@ -103,7 +107,9 @@ class _Generate:
         await self._channels.ready()
 
     async def ask(self, request: GenerateRequest, reading: Reading, user: int, timeout_s: float | None) -> None:
-        call = self._stubs[user % len(self._stubs)].Generate(request, timeout=timeout_s)
+        call = self._stubs[user % len(self._stubs)].Generate(
+            request, timeout=timeout_s, metadata=self._channels.headers()
+        )
         try:
             async for response in call:
                 match response.WhichOneof("event"):
@@ -126,7 +132,7 @@ class _Direct:
     """The router decides, the experts answer: a client's own way, with what it does when a replica is lost."""
 
     def __init__(self, job: Job) -> None:
-        self._client = AsyncClient(job.target, tls=job.tls, direct=True)
+        self._client = AsyncClient(job.target, tls=job.tls, token=job.token, direct=True)
 
     async def ready(self) -> None:
         pass  # whoever started us has asked the router for its fleet
