@@ -39,8 +39,9 @@ from mesh_wire.serving import open_channel
 from mesh_wire.settings import ExpertSection, Simulation
 from mesh_wire.telemetry import Telemetry
 from router_svc.choosing.candidate import Candidate, terms_of
+from router_svc.choosing.decision import Policy, Wish
 from router_svc.choosing.roster import Roster
-from router_svc.choosing.selection import Policy, Wish, select
+from router_svc.choosing.selection import select
 
 EXPERTS = ("general", "math", "coding", "health")
 EXPERT_PORT = 20061

@@ -13,8 +13,9 @@ from typing import Any
 from expertmesh.v1.expert_pb2 import Load
 from mesh_wire.deadlines import duration
 from router_svc.choosing.candidate import Candidate
+from router_svc.choosing.decision import Policy, Wish
 from router_svc.choosing.roster import Roster
-from router_svc.choosing.selection import Policy, Wish, select
+from router_svc.choosing.selection import select
 
 EXPERT = "general"
 POLICY = Policy(generalist=EXPERT, threshold=0.0)

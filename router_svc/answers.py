@@ -26,9 +26,10 @@ from mesh_wire.telemetry import Telemetry, epoch_offset_ns
 from router_svc.activity import Ledger
 from router_svc.admitting.turns import Turn, Turns
 from router_svc.attempts import RetryBudget, Then, Verdict, verdict
+from router_svc.choosing.decision import Decision, Wish
 from router_svc.choosing.explaining import UNSCORED, chosen_of, explained, labels_of
 from router_svc.choosing.rules import Rulebook, Rules
-from router_svc.choosing.selection import Decision, Wish, select
+from router_svc.choosing.selection import select
 from router_svc.choosing.wishes import wish_of
 from router_svc.classifying.classification import Classifier, Scored
 from router_svc.classifying.conversation import reading_of

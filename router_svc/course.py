@@ -9,7 +9,7 @@ from mesh_wire.errors import MeshError
 from mesh_wire.outlets import Outlet
 from mesh_wire.resuming import Delivered, obstacle
 from router_svc.attempts import Standing, Then, Verdict
-from router_svc.choosing.selection import Decision, Wish
+from router_svc.choosing.decision import Decision, Wish
 
 
 class Course:

@@ -19,9 +19,10 @@ from mesh_wire.metrics import failure_word
 from mesh_wire.telemetry import Telemetry, fail, parent_of
 from router_svc.activity import Ledger
 from router_svc.admitting.turns import Turns
+from router_svc.choosing.decision import Decision
 from router_svc.choosing.explaining import UNSCORED, chosen_of, explained, labels_of, lean
 from router_svc.choosing.rules import Rulebook, Rules
-from router_svc.choosing.selection import Decision, select
+from router_svc.choosing.selection import select
 from router_svc.choosing.wishes import wish_of
 from router_svc.classifying.classification import Classifier, Scored
 from router_svc.classifying.conversation import Reading, reading_of

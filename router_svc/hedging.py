@@ -15,7 +15,7 @@ from mesh_wire.outlets import Outlet, Tally
 from mesh_wire.resuming import Delivered
 from router_svc.activity import Ledger
 from router_svc.attempts import RetryBudget
-from router_svc.choosing.selection import Decision
+from router_svc.choosing.decision import Decision
 from router_svc.course import Course
 
 SHARE = 0.05  # hedges for each request that may be hedged

@@ -23,7 +23,7 @@ from router_svc.admitting.callers import Account, Accounts
 from router_svc.admitting.fair_queue import Stand
 from router_svc.admitting.pools import Pool, Pools, has_room
 from router_svc.admitting.prices import Prices, prompt_tokens
-from router_svc.choosing.selection import Decision
+from router_svc.choosing.decision import Decision
 from router_svc.replicas.fleet import Fleet
 
 LOOK_EVERY_S = 0.02  # while requests wait: room also comes from requests of others, which only load reports tell

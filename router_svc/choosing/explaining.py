@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from expertmesh.v1.generation_pb2 import ExpertScore, RouteChosen
 from expertmesh.v1.router_pb2 import RouteResponse
 from mesh_wire.words import affinity_word, reason_word
-from router_svc.choosing import selection
 from router_svc.choosing.candidate import Candidate
+from router_svc.choosing.decision import GIVEN_UP, Case, Decision, Policy, Wish
 from router_svc.choosing.grounds import grounds_of, weighed
 from router_svc.choosing.options import options_of
 from router_svc.choosing.roster import Roster
 from router_svc.choosing.rules import Rules
-from router_svc.choosing.selection import Case, Decision, Policy, Wish, likeliest
+from router_svc.choosing.selection import likeliest
 from router_svc.classifying.classification import Scored
 
 RUNNERS_UP = 5
@@ -100,7 +100,7 @@ def words_of(decision: Decision, scores: Mapping[str, float], policy: Policy) ->
         )
     if decision.variant:
         said.append(f"{decision.variant} answers, since {_why_the_twin(decision)}")
-    if decision.affinity == selection.GIVEN_UP:
+    if decision.affinity == GIVEN_UP:
         said.append("the conversation's own replica is too busy")
     return "; ".join(said)
 

@@ -7,8 +7,8 @@ from expertmesh.v1.expert_pb2 import ServedExpert
 from expertmesh.v1.router_pb2 import ReplicaWeighed, RouteGrounds, RoutePolicy
 from mesh_wire.deadlines import duration, seconds
 from router_svc.choosing.candidate import Candidate, expected_wait_s, is_stale
+from router_svc.choosing.decision import Policy, Wish
 from router_svc.choosing.roster import Roster
-from router_svc.choosing.selection import Policy, Wish
 
 
 def grounds_of(roster: Roster, policy: Policy, wish: Wish) -> RouteGrounds:

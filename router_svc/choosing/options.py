@@ -5,8 +5,9 @@ from collections.abc import Collection, Mapping
 from expertmesh.v1.router_pb2 import RouteOption
 from mesh_wire.deadlines import duration
 from router_svc.choosing.allowed import narrowed
+from router_svc.choosing.decision import FULL, LOWER, Case, Decision, Policy, Wish
 from router_svc.choosing.roster import Roster
-from router_svc.choosing.selection import FULL, LOWER, Case, Decision, Policy, Wish, fold, price_of_s
+from router_svc.choosing.selection import fold, price_of_s
 
 
 def options_of(

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from router_svc.choosing.selection import Policy
+from router_svc.choosing.decision import Policy
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,97 +5,31 @@ It knows no gRPC and no time. What its decisions mean in words is `explaining`'s
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
-from enum import IntEnum, auto
-from types import MappingProxyType
+from dataclasses import replace
 from typing import NamedTuple
 
-from expertmesh.v1.generation_pb2 import Affinity, Precision, RouteReason
 from mesh_wire.auth.callers import may_ask
 from mesh_wire.errors import NotFound, Unavailable
 from router_svc.choosing.allowed import narrowed
-from router_svc.choosing.candidate import Candidate, held_per_place, is_measured, is_stale
-from router_svc.choosing.roster import Entry, Roster, Shelf
+from router_svc.choosing.decision import (
+    CONFIDENT,
+    FULL,
+    LOWER,
+    NOTHING,
+    PINNED,
+    REASONS,
+    SIBLING,
+    SPILLED,
+    UNSERVED,
+    Case,
+    Decision,
+    Policy,
+    Wish,
+)
+from router_svc.choosing.drawing import replica_of
+from router_svc.choosing.roster import Roster, Shelf
 
-# Read once: the generated type looks each name up anew.
-PINNED, UNSURE = RouteReason.ROUTE_REASON_PINNED, RouteReason.ROUTE_REASON_UNSURE
-UNSERVED, CONFIDENT = RouteReason.ROUTE_REASON_UNSERVED, RouteReason.ROUTE_REASON_CONFIDENT
-SPILLED, SIBLING = RouteReason.ROUTE_REASON_SPILLED, RouteReason.ROUTE_REASON_SIBLING
-ANY, FULL, LOWER = Precision.PRECISION_UNSPECIFIED, Precision.PRECISION_FULL, Precision.PRECISION_LOWER
-HOMELESS, KEPT, GIVEN_UP = Affinity.AFFINITY_UNSPECIFIED, Affinity.AFFINITY_KEPT, Affinity.AFFINITY_GIVEN_UP
-NEAR = 1.5  # replicas whose expected wait is at most so many times the least are as good as the best
-NEAR_A_GUESS = 3.0  # likewise, where the least is that of an engine whose step time is assumed
 POINTS = 100  # in a probability of 1
-
-
-class Case(IntEnum):
-    """By what the expert was chosen, before precision and load were looked at."""
-
-    NAMED = auto()  # the caller named it
-    UNREAD = auto()  # there are no scores
-    NO_PROBABILITIES = auto()  # the scores are none
-    DOWN = auto()  # the best expert is not up, or may not answer this request
-    UNKNOWN = auto()  # nobody serves what scored best
-    FORBIDDEN = auto()  # the caller may not ask what scored best
-    DOUBTFUL = auto()  # the best score is below the threshold
-    CLEAR = auto()  # it is not
-
-
-REASONS = {
-    Case.NAMED: PINNED,
-    Case.UNREAD: UNSURE,
-    Case.NO_PROBABILITIES: UNSURE,
-    Case.DOWN: UNSERVED,
-    Case.UNKNOWN: UNSERVED,
-    Case.FORBIDDEN: UNSERVED,
-    Case.DOUBTFUL: UNSURE,
-    Case.CLEAR: CONFIDENT,
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
-    """How to decide: the router's settings, whose meaning `mesh_wire.settings` gives."""
-
-    generalist: str
-    threshold: float
-    spill_ms_per_point: float | None = None
-    quality_floor: float = 0.0
-    sibling_ms: float = 0.0
-    affinity_ms: float = 0.0
-    stale_after_s: float = math.inf
-
-
-class Wish(NamedTuple):
-    """What one request asks of the decision, and the circumstances in which it asks."""
-
-    pinned: str = ""  # the expert that the caller named
-    precision: Precision = ANY
-    conversation: int | None = None  # its hash: see `affinity`
-    excluded: Collection[str] = ()  # endpoints that failed this request already
-    chance: float | None = None  # a random number in [0, 1), where other routers may choose at once; None: they do not
-    now: float = 0.0  # seconds of the clock of `Candidate.told_at`
-    allowed: Collection[str] | None = None  # experts that the caller may ask; None: all
-    queued: Mapping[str, float] = MappingProxyType({})  # expert -> seconds until its turn, before any replica has it
-
-
-class Decision(NamedTuple):
-    """Who answers, and why."""
-
-    reason: RouteReason
-    case: Case
-    expert: str
-    variant: str  # its lower precision; empty: the expert itself
-    score: float
-    chosen: Candidate
-    wait_s: float  # that the chosen replica lets expect
-    more: bool  # whether another replica of the expert could answer in its place, in either precision
-    affinity: Affinity = HOMELESS
-    best: str = ""  # the expert that scored best, where the scores were read
-    best_score: float = 0.0
-    spilled_from_s: float | None = None  # the wait that it would have been there; None: it was not left for another
-    full_s: float | None = None  # the wait for the expert itself where its twin answers; None: nobody of it is up
-    generalist: str = ""  # who stands in for it, where the caller may not ask the generalist
 
 
 class Form(NamedTuple):
@@ -111,9 +45,6 @@ class Form(NamedTuple):
     @property
     def cost_s(self) -> float:
         return self.shelf.least_s + self.price_s
-
-
-NOTHING = Wish()
 
 
 def select(scores: Mapping[str, float], roster: Roster, policy: Policy, wish: Wish = NOTHING) -> Decision:
@@ -137,7 +68,7 @@ def select(scores: Mapping[str, float], roster: Roster, policy: Policy, wish: Wi
          its turn here, before any replica has it, counts as well.
 
     Then the replica: the conversation's own, unless it would keep the caller `affinity_ms` longer than another; else
-    the one with the least expected wait, as `_drawn` has it.
+    the one with the least expected wait, as `drawing` has it.
 
     Args:
         scores: probability of each domain; empty when the prompt could not be read. What no expert of the fleet
@@ -299,7 +230,7 @@ def _decide(
     if form is None:
         raise Unavailable(f"no replica of {expert} is up", reason="NO_EXPERT", expert=expert, tokens_sent="0")
     shelf = form.shelf
-    affinity, (wait_s, _, _, chosen) = _replica(shelf, policy, wish)
+    affinity, (wait_s, _, _, chosen) = replica_of(shelf, policy, wish)
     reason, variant = REASONS[case], ""
     if reason is not CONFIDENT and reason is not PINNED and expert != policy.generalist:
         reason = UNSERVED  # the generalist was wanted
@@ -322,44 +253,3 @@ def _decide(
         spilled_from_s=spilled_from_s,
         full_s=form.full_s,
     )
-
-
-def _replica(shelf: Shelf, policy: Policy, wish: Wish) -> tuple[Affinity, Entry]:
-    """Return a conversation's own replica, or the one that is drawn."""
-    if wish.conversation is None or not policy.affinity_ms:
-        return HOMELESS, _drawn(shelf, policy, wish)
-    home = shelf.home(wish.conversation)
-    if home[0] <= shelf.least_s + policy.affinity_ms / 1000:
-        return KEPT, home
-    return GIVEN_UP, _drawn(shelf, policy, wish)
-
-
-def _drawn(shelf: Shelf, policy: Policy, wish: Wish) -> Entry:
-    """Return the replica with the least expected wait; with chance, the better of two that are near the best.
-
-    Routers that see the same loads, a moment old, would all choose the same replica until they are told better. Two
-    choices spread them nearly as evenly as full knowledge would, and cost a router that is alone next to nothing. When
-    what is known of the first is old news, so is the order, and the two are drawn from all. An engine that has made no
-    step yet is a guess: whoever of its equals made one sooner would get nothing, or all. So more are near it, and of
-    two of which one is a guess, that with fewer requests for its places is the better.
-
-    Source:
-        Mitzenmacher, The power of two choices in randomized load balancing, 2001; with old information: How useful
-        is old information?, 2000.
-    """
-    rising = shelf.rising
-    if wish.chance is None or len(rising) < 2:
-        return rising[0]
-    if is_stale(rising[0][3], wish.now, policy.stale_after_s):
-        near = len(rising)
-    elif (near := shelf.up_to((NEAR if is_measured(rising[0][3]) else NEAR_A_GUESS) * rising[0][0])) < 2:
-        return rising[0]
-    first, rest = divmod(wish.chance * near, 1)
-    one = int(first)
-    other = int(rest * (near - 1))
-    other += other >= one  # the one is not drawn again
-    one_wait, one_held, _, first_drawn = rising[one]
-    other_wait, other_held, _, second_drawn = rising[other]
-    if not (is_measured(first_drawn) and is_measured(second_drawn)):
-        one_wait, other_wait = held_per_place(first_drawn), held_per_place(second_drawn)
-    return rising[other if (other_wait, other_held) < (one_wait, one_held) else one]

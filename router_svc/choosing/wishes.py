@@ -7,7 +7,7 @@ from random import random as drawn
 from expertmesh.v1.generation_pb2 import GenerateRequest
 from mesh_wire.auth.callers import calling
 from router_svc.choosing.affinity import conversation_of
-from router_svc.choosing.selection import Wish
+from router_svc.choosing.decision import Wish
 
 
 def wish_of(request: GenerateRequest, excluded: Collection[str] = ()) -> Wish:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from mesh_wire.settings import Mesh, RouterSection
-from router_svc.choosing.selection import Policy
+from router_svc.choosing.decision import Policy
 
 LIVE = (  # fields of `router` that a reload takes
     "targets",

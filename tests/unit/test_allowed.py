@@ -8,10 +8,11 @@ from expertmesh.v1.expert_pb2 import Load
 from expertmesh.v1.generation_pb2 import RouteReason
 from mesh_wire.errors import Forbidden, NotFound, Unavailable
 from router_svc.choosing.candidate import Candidate
+from router_svc.choosing.decision import Decision, Policy, Wish
 from router_svc.choosing.explaining import words_of
 from router_svc.choosing.options import options_of
 from router_svc.choosing.roster import Roster
-from router_svc.choosing.selection import Decision, Policy, Wish, select
+from router_svc.choosing.selection import select
 
 POLICY = Policy(generalist="general", threshold=0.4, spill_ms_per_point=20, quality_floor=0.1)
 SCORES = {"coding": 0.6, "math": 0.3, "health": 0.1}

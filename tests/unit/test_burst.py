@@ -13,8 +13,9 @@ import pytest
 from expert_svc.load_board import LoadBoard
 from expert_svc.load_meter import LoadMeter
 from expertmesh.v1.expert_pb2 import Load
+from router_svc.choosing.decision import Policy, Wish
 from router_svc.choosing.roster import Roster
-from router_svc.choosing.selection import Policy, Wish, select
+from router_svc.choosing.selection import select
 from support.candidates import replica
 
 EXPERT = "general"

@@ -13,10 +13,11 @@ from typer.testing import CliRunner
 from expertmesh.v1.router_pb2 import RouteResponse
 from mesh_wire.errors import MeshError
 from router_svc.choosing.candidate import Candidate
+from router_svc.choosing.decision import ANY, FULL, LOWER, Policy, Wish
 from router_svc.choosing.explaining import chosen_of, explained
 from router_svc.choosing.roster import Roster
 from router_svc.choosing.rules import Rules
-from router_svc.choosing.selection import ANY, FULL, LOWER, Policy, Wish, select
+from router_svc.choosing.selection import select
 from router_svc.classifying.classification import Scored
 from router_svc.replay import again, command, read
 from support.candidates import PLACES, any_fleet, names, replica, twin, waiting

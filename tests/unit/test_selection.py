@@ -14,9 +14,7 @@ from expertmesh.v1.expert_pb2 import Load
 from expertmesh.v1.generation_pb2 import RouteReason
 from mesh_wire.errors import MeshError, NotFound, Unavailable
 from router_svc.choosing.candidate import Candidate, expected_wait_s
-from router_svc.choosing.explaining import words_of
-from router_svc.choosing.roster import Roster
-from router_svc.choosing.selection import (
+from router_svc.choosing.decision import (
     ANY,
     CONFIDENT,
     FULL,
@@ -24,7 +22,6 @@ from router_svc.choosing.selection import (
     HOMELESS,
     KEPT,
     LOWER,
-    NEAR,
     PINNED,
     SIBLING,
     SPILLED,
@@ -33,10 +30,11 @@ from router_svc.choosing.selection import (
     Decision,
     Policy,
     Wish,
-    fold,
-    price_of_s,
-    select,
 )
+from router_svc.choosing.drawing import NEAR
+from router_svc.choosing.explaining import words_of
+from router_svc.choosing.roster import Roster
+from router_svc.choosing.selection import fold, price_of_s, select
 from router_svc.strategies import strategy
 from support.candidates import NAMES, PLACES, any_fleet, names, replica, twin, waiting
 
