@@ -12,7 +12,7 @@ with the middle half of them for noise.
 import os
 import tempfile
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -45,7 +45,7 @@ ENGINES = CONNECTIONS = 1
 Key = tuple[str, str, str]  # load, way, how it is watched
 
 
-async def measure(timing: Timing) -> dict[Key, list[Cell]]:
+async def measure(timing: Timing, loads: Sequence[Load], ways: Sequence[Way]) -> dict[Key, list[Cell]]:
     """Run every round: each router under each load by each way, every round beginning with another router."""
     found: dict[Key, list[Cell]] = defaultdict(list)
     middle_core, generator_core = cores()
@@ -67,8 +67,8 @@ async def measure(timing: Timing) -> dict[Key, list[Cell]]:
             say(f"round {number + 1} of {timing.rounds}")
             turn = number % len(routers)
             names = [*routers][turn:] + [*routers][:turn]
-            for load in LOADS:
-                for way in WAYS:
+            for load in loads:
+                for way in ways:
                     asked = replace(way, decisions=ANSWER_TOKENS) if load.name == "answers" else way
                     for name in names:
                         cell = await bench.cell(load, asked, routers[name], load.connections(CONNECTIONS))
@@ -121,16 +121,22 @@ def row_of(load: Load, way: str, name: str, cells: list[Cell], unwatched: list[C
 def command(
     rounds: Annotated[int, typer.Option(min=1, help="Rounds.")] = 9,
     quick: Annotated[bool, typer.Option("--quick", help="Short windows.")] = False,
+    load: Annotated[str, typer.Option(help="Under this load alone: requests, answers or 32x100.")] = "",
+    way: Annotated[str, typer.Option(help="By this way alone: session or generate.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Measure what tracing costs a router per request and per token."""
+    loads = [one for one in LOADS if load in ("", one.name)]
+    ways = [one for one in WAYS if way in ("", one.name)]
+    if not loads or not ways:
+        raise typer.BadParameter(f"neither {load!r} nor {way!r} may be another than those named")
     timing = replace(QUICK if quick else FULL, rounds=rounds, probe_s=0.1)
     rows: list[dict[str, Any]] = []
 
     async def measuring() -> int:
-        found = await measure(timing)
-        for load in LOADS:
-            for way in WAYS:
+        found = await measure(timing, loads, ways)
+        for load in loads:
+            for way in ways:
                 off = found[load.name, way.name, OFF]
                 rows.extend(row_of(load, way.name, name, found[load.name, way.name, name], off) for name in WATCHED)
         return 0
