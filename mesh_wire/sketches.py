@@ -6,7 +6,7 @@ made of it where it is exported.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import getrandbits
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol, Self
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol, Self
 from opentelemetry.trace import SpanKind
 
 from mesh_wire.errors import MeshError
-from mesh_wire.trace_context import Caller, Verdict, mark_of, traceparent_of
+from mesh_wire.trace_context import FLAGS, VENDOR, Caller, Verdict
 from mesh_wire.untraced import NONE, About, Attributes, Untraced, nothing
 
 MOST_SPANS = 64  # of one request in one process; what comes after them is not noted
@@ -51,31 +51,17 @@ class Keeper(Protocol):
 class Sketch(Untraced):
     """One request, or one call, in this process."""
 
-    __slots__ = (
-        "_about",
-        "_described",
-        "_set",
-        "_trace_id",
-        "began",
-        "caller",
-        "calls",
-        "dropped",
-        "ended",
-        "epoch_ns",
-        "events",
-        "failed",
-        "failure",
-        "first_at",
-        "flags",
-        "keeper",
-        "kept",
-        "kind",
-        "name",
-        "span_id",
-        "stages",
-        "tells",
-        "verdict",
-    )
+    # Without slots: what is rarely set stands here once, and costs a request nothing.
+    kept = False  # what ends is exported at once
+    dropped = False  # what ends is forgotten
+    failed = False  # any part of it
+    failure: Failure | None = None
+    tells = True  # unless it is sampled anyway, or the caller cannot
+    verdict: Verdict | None = None
+    first_at: float | None = None  # when the first token came; None: it did not, or long ago
+    ended = 0.0  # 0: it is under way
+    events: Sequence[tuple[str, float, Attributes]] = ()
+    _epoch_ns = 0
 
     def __init__(
         self, keeper: Keeper, trace_id: int, flags: int, caller: Caller, name: str, kind: SpanKind, about: Attributes
@@ -88,18 +74,10 @@ class Sketch(Untraced):
         self.caller = caller
         self.name = name
         self.kind = kind
-        self.kept = False  # what ends is exported at once
-        self.dropped = False  # what ends is forgotten
-        self.failed = False  # any part of it
-        self.failure: Failure | None = None
-        self.tells = True  # unless it is sampled anyway, or the caller cannot
-        self.verdict: Verdict | None = caller.verdict
-        self.first_at: float | None = None  # when the first token came; None: it did not, or long ago
-        self.ended = 0.0  # 0: it is under way
-        self.epoch_ns = 0  # see `epoch`
+        if caller.verdict is not None:
+            self.verdict = caller.verdict
         self.stages: list[Stage] = []  # that have ended, and wait
         self.calls: list[tuple[str, Callable[[str], None]]] = []  # traceparents given on, and whom to tell
-        self.events: list[tuple[str, float, Attributes]] = []
         self._about = about
         self._described: list[About] = []
         self._set: dict[str, Any] = {}
@@ -124,12 +102,11 @@ class Sketch(Untraced):
         return self._headers(self.span_id)
 
     def _headers(self, span_id: int) -> tuple[str, str]:
-        traceparent = traceparent_of(self._trace_id, span_id, self.flags)
-        others = self.caller.tracestate
+        others, span_hex = self.caller.tracestate, f"{span_id:016x}"
+        traceparent = f"00-{self._trace_id:032x}-{span_hex}-{FLAGS[self.flags]}"
         if not self.tells:
             return traceparent, others
-        mark = mark_of(traceparent[36:52])
-        return traceparent, f"{mark},{others}" if others else mark
+        return traceparent, f"{VENDOR}={span_hex},{others}" if others else f"{VENDOR}={span_hex}"
 
     def given_to(self, traceparent: str, tell: Callable[[str], None]) -> None:
         if self.kept:
@@ -160,7 +137,7 @@ class Sketch(Untraced):
 
     def add_event(self, name: str, attributes: Attributes = NONE) -> None:
         if len(self.events) < MOST_EVENTS:
-            self.events.append((name, time.monotonic(), attributes))
+            self.events = (*self.events, (name, time.monotonic(), attributes))
 
     def first_token(self, at: float | None) -> None:
         self.first_at = at
@@ -186,9 +163,9 @@ class Sketch(Untraced):
 
         The same for all spans of a request, so that a clock that is set meanwhile does not tear them apart.
         """
-        if not self.epoch_ns:
-            self.epoch_ns = time.time_ns() - time.monotonic_ns()
-        return self.epoch_ns
+        if not self._epoch_ns:
+            self._epoch_ns = time.time_ns() - time.monotonic_ns()
+        return self._epoch_ns
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

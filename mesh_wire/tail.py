@@ -61,10 +61,9 @@ class Tail:
         return len(self._waiting)
 
     def begun(self, sketch: Sketch) -> None:
-        """Have a request told, if it waits for word. One that decides here is held by nobody but its own task."""
-        if sketch.caller.will_tell:
-            with self._lock:
-                self._told_by.setdefault(sketch.caller.traceparent, []).append(sketch)
+        """Have a request told, since its caller will. One that decides here is held by nobody but its own task."""
+        with self._lock:
+            self._told_by.setdefault(sketch.caller.traceparent, []).append(sketch)
 
     def told(self, traceparent: str) -> None:
         """Keep what was noted for a caller's span, because the caller says so. Word of others is passed over."""

@@ -35,6 +35,7 @@ class Tracing:
     sampled: Keeper
     tail: Tail | None = None  # keeps some of what the sampler leaves out; None: nobody does
     new_id: Callable[[], int] = lambda: getrandbits(128)
+    flags: int = RANDOM  # of a new trace: whether its id is random
 
 
 class Telemetry:
@@ -71,17 +72,21 @@ class Telemetry:
         trace_id = caller.trace_id
         flags = caller.flags & RANDOM
         if not trace_id:
-            trace_id, flags = tracing.new_id(), RANDOM
+            trace_id, flags = tracing.new_id(), tracing.flags
         if tracing.takes(caller, trace_id, name, kind, about):
             sketch = Sketch(tracing.sampled, trace_id, flags | SAMPLED, caller, name, kind, about)
             sketch.kept, sketch.tells = True, False
             return sketch
         if tracing.tail is None:
-            header = caller.traceparent or traceparent_of(trace_id, getrandbits(64) or 1, flags)
+            header = caller.traceparent
+            if not header or caller.flags & SAMPLED:  # by a ratio that asks no caller
+                header = traceparent_of(trace_id, getrandbits(64) or 1, flags)
             return LeftOut(trace_id, header, caller.tracestate)
         sketch = Sketch(tracing.tail, trace_id, flags, caller, name, kind, about)
-        sketch.tells = tells
-        tracing.tail.begun(sketch)
+        if not tells:
+            sketch.tells = False
+        if caller.will_tell:
+            tracing.tail.begun(sketch)
         return sketch
 
     def observe_seconds(self, name: str, description: str, value: Callable[[], float | None]) -> None:
@@ -165,7 +170,9 @@ def exporting(
             spans = Spans(resource, InstrumentationScope(SCOPE), processor.on_end)
             kept = wanted(env)
             tail = Tail(kept, spans.export) if kept else None
-            tracing = Tracing(takes_of(tracers.sampler), spans, tail, tracers.id_generator.generate_trace_id)
+            ids = tracers.id_generator
+            flags = RANDOM if ids.is_trace_id_random() else 0
+            tracing = Tracing(takes_of(tracers.sampler), spans, tail, ids.generate_trace_id, flags)
         readers: list[MetricReader] = [life.enter_context(scraped_at(metrics_at))] if metrics_at else []
         if metrics_to:
             readers.append(PeriodicExportingMetricReader(OTLPMetricExporter(endpoint=metrics_to)))

@@ -36,7 +36,8 @@ class Kept:
     ) -> Sketch:
         caller = caller_of(traceparent, tracestate, verdict)
         sketch = Sketch(self.tail, TRACE, 0, caller, name, SpanKind.SERVER, {})
-        self.tail.begun(sketch)
+        if caller.will_tell:
+            self.tail.begun(sketch)
         return sketch
 
 
