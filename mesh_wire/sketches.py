@@ -48,6 +48,9 @@ class Keeper(Protocol):
         """Send a part of it, or itself."""
 
 
+_Past = tuple[str, float, float, About]  # a stage that is over: name, began, ended, attributes
+
+
 class Sketch(Untraced):
     """One request, or one call, in this process."""
 
@@ -76,7 +79,7 @@ class Sketch(Untraced):
         self.kind = kind
         if caller.verdict is not None:
             self.verdict = caller.verdict
-        self.stages: list[Stage] = []  # that have ended, and wait
+        self.stages: list[Stage | _Past] = []  # that have ended, and wait
         self.calls: list[tuple[str, Callable[[str], None]]] = []  # traceparents given on, and whom to tell
         self._about = about
         self._described: list[About] = []
@@ -117,11 +120,22 @@ class Sketch(Untraced):
     def stage(self, name: str, kind: SpanKind = SpanKind.INTERNAL, about: About = nothing) -> "Stage":
         return Stage(self, name, kind, about)
 
-    def past(self, name: str, began: float, ended: float, about: About = nothing) -> None:
-        stage = Stage(self, name, SpanKind.INTERNAL, about)
-        stage.began = began
-        stage.ended = ended
+    def past(
+        self, name: str, began: float, ended: float, about: About = nothing, error: BaseException | None = None
+    ) -> None:
+        if error is None and not self.kept:  # as most are: what it needs, and no object of its own
+            if not self.dropped and len(self.stages) < MOST_SPANS:
+                self.stages.append((name, began, ended, about))
+            return
+        stage = Stage.past_one(self, name, began, ended, about)
+        if error is not None:
+            stage.fail(error)
         self.note(stage)
+
+    def take(self) -> "list[Stage]":
+        """Return the stages that wait, which then wait no more."""
+        taken, self.stages = self.stages, []
+        return [part if isinstance(part, Stage) else Stage.past_one(self, *part) for part in taken]
 
     def note(self, stage: "Stage") -> None:
         if self.kept:
@@ -189,6 +203,13 @@ class Stage(Untraced):
         self.failure: Failure | None = None
         self.began = self.ended = 0.0
 
+    @classmethod
+    def past_one(cls, sketch: Sketch, name: str, began: float, ended: float, about: About) -> Self:
+        """Return one that is over."""
+        stage = cls(sketch, name, SpanKind.INTERNAL, about)
+        stage.began, stage.ended = began, ended
+        return stage
+
     @property
     def trace_id(self) -> int:
         return self.sketch.trace_id
@@ -222,7 +243,10 @@ class Stage(Untraced):
     ) -> None:
         self.ended = time.monotonic()
         if error is not None:
-            self.failure = failure_of(error)
-            if self.failure.is_fault:
-                self.sketch.failed = True
+            self.fail(error)
         self.sketch.note(self)
+
+    def fail(self, error: BaseException) -> None:
+        self.failure = failure_of(error)
+        if self.failure.is_fault:
+            self.sketch.failed = True

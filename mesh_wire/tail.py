@@ -112,8 +112,7 @@ class Tail:
         sketch.kept = True
         if sketch.verdict is not None:
             sketch.verdict.kept = True
-        stages, sketch.stages = sketch.stages, []
-        for stage in stages:
+        for stage in sketch.take():
             self.export(sketch, stage)
         if sketch.ended:
             self.export(sketch, sketch)

@@ -190,14 +190,18 @@ class RouterAnswers:
     ) -> tuple[Decision, RouteChosen]:
         """Choose, and put the choice into words."""
         began = time.monotonic()
-        with asked.span.stage("route.select") as stage:
+        try:
             decision = select(scored.scores, self._fleet.roster, rules.policy, wish)
-            labels = labels_of(decision)
-            stage.describe(lambda: {**labels, "expertmesh.replica": decision.chosen.replica})
-            chosen = chosen_of(decision, scored, rules, attempt)
-            self._telemetry.instruments.decisions.add(1, labels)
-            self._ledger.routed(decision.expert, decision.reason)
-            timings.select.CopyFrom(duration(time.monotonic() - began))
+        except MeshError as error:
+            asked.span.past("route.select", began, time.monotonic(), error=error)
+            raise
+        labels = labels_of(decision)
+        chosen = chosen_of(decision, scored, rules, attempt)
+        self._telemetry.instruments.decisions.add(1, labels)
+        self._ledger.routed(decision.expert, decision.reason)
+        ended = time.monotonic()
+        asked.span.past("route.select", began, ended, lambda: {**labels, "expertmesh.replica": decision.chosen.replica})
+        timings.select.CopyFrom(duration(ended - began))
         return decision, chosen
 
     async def _attempt(
