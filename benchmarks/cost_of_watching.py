@@ -42,6 +42,7 @@ WATCHED: Mapping[str, Mapping[str, str] | None] = {
     "100 %": {"OTEL_TRACES_SAMPLER": "parentbased_always_on"},
 }
 ENGINES = CONNECTIONS = 1
+ROUNDS_ALIKE = 2  # then others take the routers' places: where its memory happens to lie makes a process dearer or not
 Key = tuple[str, str, str]  # load, way, how it is watched
 
 
@@ -58,13 +59,17 @@ async def measure(timing: Timing, loads: Sequence[Load], ways: Sequence[Way]) ->
         sink = Child(python("benchmarks.data_plane.otlp_sink", str(otlp)), generator_core, folder / "sink")
         life.callback(sink.kill)
         await sink.listening(otlp)
-        routers = {
-            name: await _router(folder / f"router-{at}", middle_core, ports, otlp, env, life)
-            for at, (name, env) in enumerate(WATCHED.items())
-        }
+        routers: dict[str, Middle] = {}
         bench = Bench(controls, backend, (middle_core, generator_core), timing)
         for number in range(timing.rounds):
             say(f"round {number + 1} of {timing.rounds}")
+            if number % ROUNDS_ALIKE == 0:
+                for router in routers.values():
+                    assert router.child is not None, "started below"
+                    router.child.kill()
+                for at, (name, env) in enumerate(WATCHED.items()):
+                    stem = folder / f"router-{number}-{at}"
+                    routers[name] = await _router(stem, middle_core, ports, otlp, env, life)
             turn = number % len(routers)
             names = [*routers][turn:] + [*routers][:turn]
             for load in loads:
