@@ -40,10 +40,12 @@ def takes_of(sampler: "Sampler") -> Takes:
     bound = TraceIdRatioBased.get_bound_for_rate(ratios[root])
 
     def by_ratio(caller: Caller, trace_id: int, *_: Any) -> bool:
-        return trace_id & _LOW < bound
+        return trace_id & _LOW < bound and (not caller.left_out or bound > _LOW)  # or else only a part would be there
 
     def by_caller(caller: Caller, trace_id: int, *_: Any) -> bool:
-        return bool(caller.flags & SAMPLED) if caller.trace_id else trace_id & _LOW < bound
+        if caller.trace_id or caller.left_out:
+            return bool(caller.flags & SAMPLED)
+        return trace_id & _LOW < bound
 
     return by_caller if following else by_ratio
 
@@ -52,6 +54,8 @@ def _asking(sampler: "Sampler") -> Takes:
     from opentelemetry.sdk.trace.sampling import Decision
 
     def takes(caller: Caller, trace_id: int, name: str, kind: SpanKind, attributes: Attributes) -> bool:
+        if caller.left_out:  # which no sampler has a word for
+            return False
         context = Context()
         if caller.trace_id:
             context = set_span_in_context(NonRecordingSpan(caller.span_context()), context)

@@ -22,7 +22,7 @@ from mesh_wire.sampling import wanted
 from mesh_wire.sketches import Keeper, Sketch
 from mesh_wire.tail import Tail
 from mesh_wire.trace_context import NOBODY, RANDOM, SAMPLED, Caller, traceparent_of
-from mesh_wire.untraced import NONE, UNTRACED, Attributes, LeftOut, Untraced
+from mesh_wire.untraced import NAMELESS, NONE, UNTRACED, Attributes, LeftOut, Untraced
 
 SCOPE = "expertmesh"
 
@@ -78,10 +78,9 @@ class Telemetry:
             sketch.kept, sketch.tells = True, False
             return sketch
         if tracing.tail is None:
-            header = caller.traceparent
-            if not header or caller.flags & SAMPLED:  # by a ratio that asks no caller
-                header = traceparent_of(trace_id, getrandbits(64) or 1, flags)
-            return LeftOut(trace_id, header, caller.tracestate)
+            if not caller.trace_id and kind is SpanKind.SERVER:
+                return NAMELESS
+            return LeftOut(trace_id, traceparent_of(trace_id, getrandbits(64) or 1, flags), caller.tracestate)
         sketch = Sketch(tracing.tail, trace_id, flags, caller, name, kind, about)
         if not tells:
             sketch.tells = False

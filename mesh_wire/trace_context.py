@@ -23,7 +23,17 @@ class Verdict:
 class Caller:
     """Whose request it is: the span that the caller's headers name."""
 
-    __slots__ = ("flags", "remote", "span_id", "trace_id", "traceparent", "tracestate", "verdict", "will_tell")
+    __slots__ = (
+        "flags",
+        "left_out",
+        "remote",
+        "span_id",
+        "trace_id",
+        "traceparent",
+        "tracestate",
+        "verdict",
+        "will_tell",
+    )
 
     def __init__(
         self,
@@ -36,6 +46,7 @@ class Caller:
         remote: bool = True,
         will_tell: bool = False,
         verdict: Verdict | None = None,
+        left_out: bool = False,
     ) -> None:
         """Args:
         trace_id: 0: there is no such span.
@@ -43,6 +54,7 @@ class Caller:
         remote: whether it is another process.
         will_tell: whether word may follow on what becomes of the trace; see `tail`.
         verdict: where somebody looks for what becomes of it here.
+        left_out: whether the caller's sampler left it out without a name.
         """
         self.trace_id = trace_id
         self.span_id = span_id
@@ -52,6 +64,7 @@ class Caller:
         self.remote = remote
         self.will_tell = will_tell
         self.verdict = verdict
+        self.left_out = left_out
 
     def span_context(self) -> SpanContext:
         """Return it as OpenTelemetry has it."""
@@ -63,12 +76,16 @@ class Caller:
 
 
 NOBODY = Caller()
+LEFT_OUT = "-"  # in place of a session's `traceparent`: the caller's sampler left this out, and nobody wants to name it
+LEFT_OUT_THERE = Caller(left_out=True)
 
 
 def caller_of(traceparent: str, tracestate: str = "", verdict: Verdict | None = None) -> Caller:
     """Return whom a caller's headers name; nobody where they are absent or malformed."""
     found = _HEADER.fullmatch(traceparent) if traceparent else None
     if found is None:
+        if traceparent == LEFT_OUT and verdict is None:
+            return LEFT_OUT_THERE
         return NOBODY if verdict is None else Caller(verdict=verdict)
     version, trace_hex, span_hex, flags, more = found.groups()
     trace_id, span_id = int(trace_hex, 16), int(span_hex, 16)

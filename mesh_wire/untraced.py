@@ -6,6 +6,8 @@ from typing import Any, Self
 
 from opentelemetry.trace import SpanKind
 
+from mesh_wire.trace_context import LEFT_OUT
+
 Attributes = Mapping[str, Any]
 About = Callable[[], Attributes]  # asked when it is exported, if it is
 NONE: Attributes = {}
@@ -69,11 +71,20 @@ class Untraced:
         """End it; an error is named on it."""
 
 
-UNTRACED = Untraced()
+class Nameless(Untraced):
+    """Stands for all requests that the sampler left out, of which nobody will want anything."""
+
+    __slots__ = ()
+
+    def headers(self) -> tuple[str, str]:
+        return LEFT_OUT, ""
+
+
+UNTRACED, NAMELESS = Untraced(), Nameless()
 
 
 class LeftOut(Untraced):
-    """A request that the sampler left out, of which nobody will want anything. Those who are called learn as much."""
+    """As `Nameless`, of a trace that has a name elsewhere."""
 
     __slots__ = ("_trace_id", "_traceparent", "_tracestate")
 

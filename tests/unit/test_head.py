@@ -21,7 +21,7 @@ from opentelemetry.sdk.trace.sampling import (
 from opentelemetry.trace import NonRecordingSpan, SpanKind, set_span_in_context
 
 from mesh_wire.head import takes_of
-from mesh_wire.trace_context import NOBODY, Caller
+from mesh_wire.trace_context import LEFT_OUT_THERE, NOBODY, Caller
 
 SAMPLERS = (
     ALWAYS_ON,
@@ -52,6 +52,11 @@ def test_the_edge_of_a_ratio_is_where_the_sdk_has_it(ratio: float) -> None:
     takes, bound = takes_of(ParentBased(TraceIdRatioBased(ratio))), TraceIdRatioBased.get_bound_for_rate(ratio)
     assert takes(NOBODY, bound - 1, "", SpanKind.SERVER, {})
     assert takes(NOBODY, bound, "", SpanKind.SERVER, {}) == (ratio == 1.0)  # which is beyond 64 bits then
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_what_a_caller_left_out_is_sampled_only_where_everything_is(sampler: Sampler) -> None:
+    assert takes_of(sampler)(LEFT_OUT_THERE, 1, "request", SpanKind.SERVER, {}) == (sampler is ALWAYS_ON)
 
 
 class ByName(Sampler):

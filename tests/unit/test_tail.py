@@ -7,13 +7,17 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 import pytest
+from opentelemetry.metrics import NoOpMeter
+from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from opentelemetry.trace import SpanKind
 
 from mesh_wire.errors import Unavailable
+from mesh_wire.head import takes_of
 from mesh_wire.sampling import BURST, Wanted
 from mesh_wire.sketches import MOST_EVENTS, MOST_SPANS, Sketch, Stage
 from mesh_wire.tail import WAITING, WAITING_S, Tail
-from mesh_wire.trace_context import VENDOR, Verdict, caller_of
+from mesh_wire.telemetry import Telemetry, Tracing
+from mesh_wire.trace_context import LEFT_OUT_THERE, VENDOR, Verdict, caller_of
 
 TRACE = 0x0AF7651916CD43DD8448EB211C80319C
 
@@ -89,6 +93,19 @@ def test_without_its_caller_s_own_mark_a_process_decides_itself(mark: str) -> No
     sketch.end()
     assert kept.parts == [sketch]
     assert sketch.attributes["expertmesh.kept"] == "error"
+
+
+def test_a_process_decides_itself_on_what_its_caller_left_out_without_a_name() -> None:
+    kept = Kept()
+    takes = takes_of(ParentBased(TraceIdRatioBased(0.999)))
+    telemetry = Telemetry(NoOpMeter(""), Tracing(takes, kept.tail, kept.tail))
+    for _ in range(2):
+        with suppress(Unavailable), telemetry.begin("request", SpanKind.SERVER, LEFT_OUT_THERE):
+            raise GONE
+    first, second = kept.parts
+    assert first.trace_id != second.trace_id
+    assert isinstance(first, Sketch)
+    assert first.attributes["expertmesh.kept"] == "error"
 
 
 def test_two_requests_of_one_caller_s_span_are_both_kept() -> None:

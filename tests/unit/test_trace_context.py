@@ -7,7 +7,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, TraceState, get_current_span, use_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from mesh_wire.trace_context import NOBODY, Verdict, caller_of, current_caller, mark_of, traceparent_of
+from mesh_wire.trace_context import LEFT_OUT, NOBODY, Verdict, caller_of, current_caller, mark_of, traceparent_of
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 HEADER = f"00-{TRACE}-{SPAN}-01"
@@ -49,6 +49,13 @@ def test_a_mark_counts_where_it_is_its_caller_s_own_and_is_not_passed_on(
 ) -> None:
     caller = caller_of(HEADER, tracestate)
     assert (caller.will_tell, caller.tracestate) == (will_tell, others)
+
+
+def test_what_a_caller_left_out_has_no_name() -> None:
+    caller = caller_of(LEFT_OUT)
+    assert caller.left_out
+    assert not caller.trace_id
+    assert not NOBODY.left_out
 
 
 def test_a_verdict_is_looked_for_though_nobody_called() -> None:
