@@ -1,9 +1,9 @@
 """What tracing costs a router: off, one trace in a hundred with and without tail-keeping, and every trace.
 
-Four routers of one build stand in front of the same engine, on the same core, asked in turn by the same client, by
-`Session` and by `Generate`: one-token answers, for what a request costs; answers of 64 tokens, as users ask for; and
-endless streams at a steady rate, for what a token costs. Spans go over OTLP to a process that takes and drops them;
-there are no metrics.
+Routers of one build, some of each kind, stand in front of the same engine, on the same core, asked in turn by the same
+client, by `Session` and by `Generate`: one-token answers, for what a request costs; answers of 64 tokens, as users ask
+for; and endless streams at a steady rate, for what a token costs. Spans go over OTLP to a process that takes and drops
+them; there are no metrics.
 
 A router that traces is compared with the one that does not within each round, and the median of these shares is shown,
 with the middle half of them for noise.
@@ -42,7 +42,7 @@ WATCHED: Mapping[str, Mapping[str, str] | None] = {
     "100 %": {"OTEL_TRACES_SAMPLER": "parentbased_always_on"},
 }
 ENGINES = CONNECTIONS = 1
-ROUNDS_ALIKE = 2  # then others take the routers' places: where its memory happens to lie makes a process dearer or not
+PROCESSES_EACH = 3  # that take turns: where its memory happens to lie makes a process dearer or not, by a few percent
 Key = tuple[str, str, str]  # load, way, how it is watched
 
 
@@ -59,17 +59,18 @@ async def measure(timing: Timing, loads: Sequence[Load], ways: Sequence[Way]) ->
         sink = Child(python("benchmarks.data_plane.otlp_sink", str(otlp)), generator_core, folder / "sink")
         life.callback(sink.kill)
         await sink.listening(otlp)
-        routers: dict[str, Middle] = {}
+        alike: list[dict[str, Middle]] = []
+        for which in range(PROCESSES_EACH):
+            stems = [folder / f"router-{which}-{at}" for at in range(len(WATCHED))]
+            started = [
+                await _router(stem, middle_core, ports, otlp, env, life)
+                for stem, env in zip(stems, WATCHED.values(), strict=True)
+            ]
+            alike.append(dict(zip(WATCHED, started, strict=True)))
         bench = Bench(controls, backend, (middle_core, generator_core), timing)
         for number in range(timing.rounds):
             say(f"round {number + 1} of {timing.rounds}")
-            if number % ROUNDS_ALIKE == 0:
-                for router in routers.values():
-                    assert router.child is not None, "started below"
-                    router.child.kill()
-                for at, (name, env) in enumerate(WATCHED.items()):
-                    stem = folder / f"router-{number}-{at}"
-                    routers[name] = await _router(stem, middle_core, ports, otlp, env, life)
+            routers = alike[number % PROCESSES_EACH]
             turn = number % len(routers)
             names = [*routers][turn:] + [*routers][:turn]
             for load in loads:
