@@ -1,9 +1,9 @@
 """What tracing costs a router: off, one trace in a hundred with and without tail-keeping, and every trace.
 
-Four routers of one build stand in front of the same engine, on the same core, asked in turn by the same client, by
-`Session` and by `Generate`: one-token answers, for what a request costs; answers of 64 tokens, as users ask for; and
-endless streams at a steady rate, for what a token costs. Spans go over OTLP to a process that takes and drops them;
-there are no metrics.
+Routers of one build, some of each kind, stand in front of the same engine, on the same core, asked in turn by the same
+client, by `Session` and by `Generate`: one-token answers, for what a request costs; answers of 64 tokens, as users ask
+for; and endless streams at a steady rate, for what a token costs. Spans go over OTLP to a process that takes and drops
+them; there are no metrics.
 
 A router that traces is compared with the one that does not within each round, and the median of these shares is shown,
 with the middle half of them for noise.
@@ -12,7 +12,7 @@ with the middle half of them for noise.
 import os
 import tempfile
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -42,10 +42,11 @@ WATCHED: Mapping[str, Mapping[str, str] | None] = {
     "100 %": {"OTEL_TRACES_SAMPLER": "parentbased_always_on"},
 }
 ENGINES = CONNECTIONS = 1
+PROCESSES_EACH = 3  # that take turns: where its memory happens to lie makes a process dearer or not, by a few percent
 Key = tuple[str, str, str]  # load, way, how it is watched
 
 
-async def measure(timing: Timing) -> dict[Key, list[Cell]]:
+async def measure(timing: Timing, loads: Sequence[Load], ways: Sequence[Way]) -> dict[Key, list[Cell]]:
     """Run every round: each router under each load by each way, every round beginning with another router."""
     found: dict[Key, list[Cell]] = defaultdict(list)
     middle_core, generator_core = cores()
@@ -58,17 +59,22 @@ async def measure(timing: Timing) -> dict[Key, list[Cell]]:
         sink = Child(python("benchmarks.data_plane.otlp_sink", str(otlp)), generator_core, folder / "sink")
         life.callback(sink.kill)
         await sink.listening(otlp)
-        routers = {
-            name: await _router(folder / f"router-{at}", middle_core, ports, otlp, env, life)
-            for at, (name, env) in enumerate(WATCHED.items())
-        }
+        alike: list[dict[str, Middle]] = []
+        for which in range(PROCESSES_EACH):
+            stems = [folder / f"router-{which}-{at}" for at in range(len(WATCHED))]
+            started = [
+                await _router(stem, middle_core, ports, otlp, env, life)
+                for stem, env in zip(stems, WATCHED.values(), strict=True)
+            ]
+            alike.append(dict(zip(WATCHED, started, strict=True)))
         bench = Bench(controls, backend, (middle_core, generator_core), timing)
         for number in range(timing.rounds):
             say(f"round {number + 1} of {timing.rounds}")
+            routers = alike[number % PROCESSES_EACH]
             turn = number % len(routers)
             names = [*routers][turn:] + [*routers][:turn]
-            for load in LOADS:
-                for way in WAYS:
+            for load in loads:
+                for way in ways:
                     asked = replace(way, decisions=ANSWER_TOKENS) if load.name == "answers" else way
                     for name in names:
                         cell = await bench.cell(load, asked, routers[name], load.connections(CONNECTIONS))
@@ -121,16 +127,22 @@ def row_of(load: Load, way: str, name: str, cells: list[Cell], unwatched: list[C
 def command(
     rounds: Annotated[int, typer.Option(min=1, help="Rounds.")] = 9,
     quick: Annotated[bool, typer.Option("--quick", help="Short windows.")] = False,
+    load: Annotated[str, typer.Option(help="Under this load alone: requests, answers or 32x100.")] = "",
+    way: Annotated[str, typer.Option(help="By this way alone: session or generate.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Measure what tracing costs a router per request and per token."""
+    loads = [one for one in LOADS if load in ("", one.name)]
+    ways = [one for one in WAYS if way in ("", one.name)]
+    if not loads or not ways:
+        raise typer.BadParameter(f"neither {load!r} nor {way!r} may be another than those named")
     timing = replace(QUICK if quick else FULL, rounds=rounds, probe_s=0.1)
     rows: list[dict[str, Any]] = []
 
     async def measuring() -> int:
-        found = await measure(timing)
-        for load in LOADS:
-            for way in WAYS:
+        found = await measure(timing, loads, ways)
+        for load in loads:
+            for way in ways:
                 off = found[load.name, way.name, OFF]
                 rows.extend(row_of(load, way.name, name, found[load.name, way.name, name], off) for name in WATCHED)
         return 0

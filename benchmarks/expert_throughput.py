@@ -46,7 +46,7 @@ class Counting:
 async def call(target: str) -> int:
     """Be the calling process."""
     async with open_channel(target) as channel:
-        session, stub = SessionCaller(channel, Telemetry.off()), InferenceServiceStub(channel)
+        session, stub = SessionCaller(channel), InferenceServiceStub(channel)
 
         async def one(number: int, rpc: str, tokens: int) -> int:
             outlet = Counting()

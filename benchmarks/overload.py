@@ -41,7 +41,6 @@ from mesh_wire.outlets import StreamOutlet
 from mesh_wire.serving import open_channel
 from mesh_wire.session_caller import SessionCaller
 from mesh_wire.settings import Simulation
-from mesh_wire.telemetry import Telemetry
 
 ENGINES, SLOTS = 2, 8
 PROFILE = Simulation(prefill_tokens_per_s=8000, step_base_s=0.04, step_per_sequence_s=0.001, slots=SLOTS)
@@ -201,7 +200,7 @@ def with_greedy(modest: float, greedy: float) -> dict[str, float]:
 @asynccontextmanager
 async def generator(address: str, deadline_s: float) -> AsyncIterator[Generator]:
     async with open_channel(address) as channel:
-        session = SessionCaller(channel, Telemetry.off())
+        session = SessionCaller(channel)
         try:
             yield Generator(session, deadline_s)
         finally:

@@ -13,7 +13,6 @@ from mesh_wire.errors import NotFound, Unavailable
 from mesh_wire.inference import Asked
 from mesh_wire.outlets import Outlet
 from mesh_wire.resuming import name_of
-from mesh_wire.telemetry import Telemetry, epoch_offset_ns
 from mesh_wire.words import finish_word
 
 STAGES = (
@@ -30,13 +29,11 @@ class ExpertAnswers:
         self,
         engine: Engine,
         admission: EngineAdmission,
-        telemetry: Telemetry,
         variants: Mapping[str, str] | None = None,
     ) -> None:
         """`variants` are the experts that are twins of others: the lower precision of each."""
         self._engine = engine
         self._admission = admission
-        self._telemetry = telemetry
         described = engine.description
         self._experts = [expert.name for expert in described.experts]
         self._variants = variants or {}
@@ -44,7 +41,7 @@ class ExpertAnswers:
 
     async def answer(self, request: GenerateRequest, asked: Asked, outlet: Outlet) -> None:
         expert = self._expert(request.expert, request.precision)
-        asked.span.set_attributes({**self._attributes, "gen_ai.request.model": expert, "expertmesh.expert": expert})
+        asked.span.describe(lambda: {**self._attributes, "gen_ai.request.model": expert, "expertmesh.expert": expert})
         outlet.tally.expert = expert
         try:
             with self._admission.place_for(request, asked):
@@ -96,19 +93,19 @@ class ExpertAnswers:
         """
         if not asked.span.is_recording():
             return
-        to_epoch_ns, passed = epoch_offset_ns(), ended.milestones
+        passed = ended.milestones
 
         def past(span: str, began: float | None, over: float | None) -> None:
             if began is not None and over is not None:
-                self._telemetry.past_span(span, int(began * 1e9) + to_epoch_ns, int(over * 1e9) + to_epoch_ns)
+                asked.span.past(span, began, over)
 
         past("engine.submit", asked.began, passed.queued)
         for span, _, start, end in STAGES:
             past(span, getattr(passed, start), getattr(passed, end))
         if passed.first_token is not None and first:
             asked.span.set_attribute("gen_ai.response.time_to_first_chunk", passed.first_token - asked.began)
-        asked.span.set_attributes(
-            {
+        asked.span.describe(
+            lambda: {
                 "gen_ai.usage.input_tokens": ended.prompt_tokens,
                 "gen_ai.usage.output_tokens": ended.completion_tokens,
                 "gen_ai.usage.cache_read.input_tokens": ended.cached_prompt_tokens,

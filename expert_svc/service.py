@@ -82,7 +82,7 @@ async def expert_server(
     described = engine.description
     models = {expert.name: expert.adapter or described.base_model for expert in described.experts}
     gate = expert_gate(section, tickets, callers, peers, models)
-    answering = InferenceServicer(ExpertAnswers(engine, admission, telemetry, section.variants), telemetry, gate)
+    answering = InferenceServicer(ExpertAnswers(engine, admission, section.variants), telemetry, gate)
 
     orca = Orca(lambda: engine.board.latest, engine.description, lambda: answering.answered)
 

@@ -7,8 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from opentelemetry.context import Context
-from opentelemetry.trace import Span, SpanKind
+from opentelemetry.trace import SpanKind
 
 from expertmesh.v1.generation_pb2 import GenerateRequest
 from mesh_wire import validation
@@ -21,13 +20,21 @@ from mesh_wire.metrics import REFUSALS, failure_word
 from mesh_wire.outlets import Outlet
 from mesh_wire.resuming import name_of
 from mesh_wire.telemetry import Telemetry
+from mesh_wire.trace_context import Caller
+from mesh_wire.untraced import Attributes, Untraced
 
 log = logging.getLogger(__name__)
 
 SERVICE = "expertmesh.v1.InferenceService"
-ATTRIBUTES = {  # of a request's span, by the way that it came
-    method: {"rpc.system.name": "grpc", "rpc.method": f"{SERVICE}/{rpc}", "gen_ai.operation.name": "chat"}
-    for method, rpc in (("Generate", "Generate"), ("Session/start", "Session"))
+
+
+def _traced(method: str) -> Attributes:
+    return {"rpc.system.name": "grpc", "rpc.method": f"{SERVICE}/{method}", "gen_ai.operation.name": "chat"}
+
+
+METHODS = {  # the name of a request's span, and its first attributes
+    "Generate": (f"{SERVICE}/Generate", _traced("Generate")),
+    "Session/start": (f"{SERVICE}/Session/start", _traced("Session")),
 }
 
 
@@ -37,7 +44,7 @@ class Asked:
 
     deadline: Deadline
     caller: str  # empty: not known
-    span: Span
+    span: Untraced
     began: float  # seconds of `time.monotonic` at which it arrived
 
 
@@ -75,7 +82,7 @@ class Answering:
         self._answers = answers
         self._telemetry = telemetry
         self._allowances = Allowances()
-        self._streams = LongStreams(telemetry)
+        self._streams = LongStreams(telemetry.token_event_stride)
         self._running: dict[str, asyncio.Task[Any] | None] = {}  # request id -> the task that answers it
 
     @property
@@ -89,7 +96,7 @@ class Answering:
         outlet: Outlet,
         deadline: Deadline,
         caller: str,
-        parent: Context,
+        parent: Caller,
         method: str,
         ticket: str | None = None,
     ) -> None:
@@ -105,9 +112,8 @@ class Answering:
         goes_on = bool(request.resume.token_ids)  # its caller had its first token long ago
         instruments.in_flight.add(1)
         try:
-            with self._telemetry.span(
-                f"{SERVICE}/{method}", SpanKind.SERVER, parent=parent, attributes=ATTRIBUTES[method]
-            ) as span:
+            name, about = METHODS[method]
+            with self._telemetry.begin(name, SpanKind.SERVER, parent, about) as span:
                 arrived = time.monotonic()  # after the span's own start, which its stages must not precede
                 validation.check(request)
                 validation.check_name(caller, "caller")
@@ -119,13 +125,14 @@ class Answering:
                     deadline = self.gate.request(ticket, request, deadline)
                 span.set_attribute("expertmesh.request_id", request_id)
                 request.request_id = request_id
-                watched = self._streams.begin(span, outlet.tally, first=not goes_on)
+                self._streams.begin(span, outlet.tally)
                 try:
                     with self._allowances.place(who):
                         await self._in_time(request, Asked(deadline, caller, span, arrived), outlet)
                 finally:
-                    self._streams.end(watched)
-                span.set_attribute("rpc.response.status_code", "OK")
+                    self._streams.end(span)
+                    if not goes_on:
+                        span.first_token(outlet.tally.first_at)
             outcome = "OK"
         except MeshError as error:
             outcome, failure = error.code.name, failure_word(error)

@@ -9,7 +9,6 @@ from contextlib import aclosing, contextmanager
 from typing import Any
 
 import grpc
-from opentelemetry.context import Context
 
 from expertmesh.v1.generation_pb2 import GenerateRequest, GenerateResponse
 from expertmesh.v1.inference_pb2 import SessionRequest, SessionResponse
@@ -20,9 +19,9 @@ from mesh_wire.errors import MeshError
 from mesh_wire.outlets import StreamOutlet
 from mesh_wire.session_outbox import SessionOutbox
 from mesh_wire.sessions import Session
-from mesh_wire.sketches import Verdict, with_verdict
 from mesh_wire.tail import KEPT_HEADER
-from mesh_wire.telemetry import Telemetry, parent_of
+from mesh_wire.telemetry import Telemetry
+from mesh_wire.trace_context import NOBODY, Verdict, caller_of
 
 TICKET = "expertmesh-ticket"  # the metadata that carries a ticket
 
@@ -77,13 +76,12 @@ class InferenceServicer(InferenceServiceServicer):
         self, request: GenerateRequest, context: grpc.aio.ServicerContext[GenerateRequest, GenerateResponse]
     ) -> AsyncGenerator[GenerateResponse, None]:
         outlet = StreamOutlet()
-        parent, ticket, verdict = Context(), "", Verdict()
+        parent, ticket, verdict = NOBODY, "", None
         if self._telemetry.enabled or self._answering.gate is not None:
             headers = headers_of(context)
             ticket = headers.get(TICKET, "")
-            parent = parent_of(headers.get("traceparent", ""), headers.get("tracestate", ""))
-            if self._telemetry.tail is not None:
-                parent = with_verdict(parent, verdict)
+            verdict = Verdict() if self._telemetry.tail is not None else None
+            parent = caller_of(headers.get("traceparent", ""), headers.get("tracestate", ""), verdict)
         task = asyncio.create_task(
             self._answering.answer(
                 request, outlet, Deadline.after(context.time_remaining()), "", parent, "Generate", ticket
@@ -96,7 +94,7 @@ class InferenceServicer(InferenceServiceServicer):
                     async for message in messages:
                         yield message
                 await task
-                if verdict.kept:
+                if verdict is not None and verdict.kept:
                     context.set_trailing_metadata(((KEPT_HEADER, "1"),))
             finally:
                 await _ended(task)

@@ -7,7 +7,7 @@ stream grows, so that a trace stays small: 11 events for 3,600 tokens, 16 spans 
 
 One timer looks at all traced requests of a server once a second, at counts that are kept anyway. So a token costs
 nothing, and an event stands at the second in which its tokens were reached, with their exact number. While no request
-is recorded there is no timer.
+is recorded there is no timer. What is over before the first look, as most is, costs a place in a dictionary.
 """
 
 import asyncio
@@ -15,15 +15,10 @@ import logging
 import os
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
-
-from opentelemetry.context import Context
-from opentelemetry.trace import Span, set_span_in_context
 
 from mesh_wire.outlets import Tally
-
-if TYPE_CHECKING:
-    from mesh_wire.telemetry import Telemetry
+from mesh_wire.sketches import Sketch
+from mesh_wire.untraced import Untraced
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +26,7 @@ STRIDE = 256  # tokens
 STRIDES_ALIKE = 8  # events after which the stride doubles
 LOOK_EVERY_S = 1.0
 FIRST_PROGRESS_S, LONGEST_PAUSE_S = 5.0, 300.0
-FIRST_TOKEN, TOKENS, PROGRESS = "gen_ai.first_token", "expertmesh.tokens", "stream.progress"
+TOKENS, PROGRESS = "expertmesh.tokens", "stream.progress"
 SO_FAR, NEXT_S = "gen_ai.usage.output_tokens", "expertmesh.stream.next_s"
 _SAID = ("expertmesh.request_id", "expertmesh.expert", "expertmesh.replica", "gen_ai.request.model")
 
@@ -69,99 +64,84 @@ class Marks:
 class Watched:
     """One request that is under way, and recorded."""
 
-    __slots__ = (
-        "_began",
-        "_first",
-        "_marks",
-        "_next_at",
-        "_pause_s",
-        "_span",
-        "_tally",
-        "_then",
-        "_tokens",
-    )
+    __slots__ = ("_began", "_marks", "_next_at", "_pause_s", "_sketch", "_tally", "_then", "_tokens")
 
-    def __init__(self, span: Span, tally: Tally, stride: int, now: float, *, first: bool) -> None:
-        """Args:
-        first: whether the first token is worth a mark.
-        now: seconds of `time.monotonic`.
-        """
-        self._span = span
+    def __init__(self, sketch: Sketch, tally: Tally, stride: int) -> None:
+        self._sketch = sketch
         self._tally = tally
         self._marks = Marks(stride)
-        self._first = first
-        self._began = self._then = now
+        self._began = self._then = sketch.began
         self._tokens = 0  # at the last word
         self._pause_s = FIRST_PROGRESS_S
-        self._next_at = now + FIRST_PROGRESS_S
+        self._next_at = sketch.began + FIRST_PROGRESS_S
 
-    def look(self, now: float, telemetry: "Telemetry") -> None:
-        """Put what has come due on the trace."""
-        tally = self._tally
-        if self._first and tally.first_at is not None:
-            self._first = False
-            ago_ns = int((time.monotonic() - tally.first_at) * 1e9)
-            self._span.add_event(FIRST_TOKEN, timestamp=time.time_ns() - ago_ns)
-        if self._marks.reached(tally.tokens):
-            self._span.add_event(TOKENS, {SO_FAR: tally.tokens})
-        if now >= self._next_at and self._span.get_span_context().trace_flags.sampled:
-            self._tell(now, telemetry)
+    def look(self, now: float) -> None:
+        """Put what has come due on the trace; `now` is in seconds of `time.monotonic`."""
+        self.mark()
+        if now >= self._next_at and self._sketch.kept:
+            self._tell(now)
 
-    def _tell(self, now: float, telemetry: "Telemetry") -> None:
+    def mark(self) -> None:
+        """Put an event on the span, if one is due."""
+        tokens = self._tally.tokens
+        if self._marks.reached(tokens):
+            self._sketch.add_event(TOKENS, {SO_FAR: tokens})
+
+    def _tell(self, now: float) -> None:
         tokens, since_s = self._tally.tokens, now - self._then
         self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
         self._next_at = now + self._pause_s
-        said = getattr(self._span, "attributes", None) or {}
-        end_ns = time.time_ns()
-        telemetry.start_span(
-            PROGRESS,
-            parent=set_span_in_context(self._span, Context()),
-            attributes={
-                **{key: said[key] for key in _SAID if key in said},
-                SO_FAR: tokens,
-                "expertmesh.stream.seconds": now - self._began,
-                "expertmesh.stream.tokens_per_s": (tokens - self._tokens) / max(since_s, 1e-9),
-                NEXT_S: self._pause_s,
-            },
-            start_ns=end_ns - int(since_s * 1e9),
-        ).end(end_ns)
+        said = self._sketch.attributes
+        word = {
+            **{key: said[key] for key in _SAID if key in said},
+            SO_FAR: tokens,
+            "expertmesh.stream.seconds": now - self._began,
+            "expertmesh.stream.tokens_per_s": (tokens - self._tokens) / max(since_s, 1e-9),
+            NEXT_S: self._pause_s,
+        }
+        self._sketch.past(PROGRESS, self._then, now, lambda: word)
         self._then, self._tokens = now, tokens
 
 
 class LongStreams:
     """Looks at the requests of a server that are recorded, for as long as there are any."""
 
-    def __init__(self, telemetry: "Telemetry") -> None:
-        self._telemetry = telemetry
-        self._watched: set[Watched] = set()
+    def __init__(self, stride: int) -> None:
+        """`stride`: tokens between two events at first; 0: none."""
+        self._stride = stride
+        self._watched: dict[Sketch, tuple[Tally, Watched | None]] = {}  # None: it has not been looked at yet
         self._timer: asyncio.TimerHandle | None = None
 
-    def begin(self, span: Span, tally: Tally, *, first: bool = True) -> Watched | None:
-        """Look at a request until `end`; None where it is not recorded. See `Watched`."""
-        if not span.is_recording():
-            return None
-        watched = Watched(span, tally, self._telemetry.token_event_stride, time.monotonic(), first=first)
-        self._watched.add(watched)
+    def begin(self, sketch: Untraced, tally: Tally) -> None:
+        """Look at a request until `end`, if it is recorded."""
+        if not isinstance(sketch, Sketch):
+            return
+        self._watched[sketch] = tally, None
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(LOOK_EVERY_S, self._look)
-        return watched
 
-    def end(self, watched: Watched | None) -> None:
-        """Look for the last time, while the span is still open."""
-        if watched is None:
+    def end(self, sketch: Untraced) -> None:
+        """Look for the last time, while the span is still open. No word is given any more: the span itself follows."""
+        if not isinstance(sketch, Sketch) or (known := self._watched.pop(sketch, None)) is None:
             return
-        self._watched.discard(watched)
-        watched.look(-1.0, self._telemetry)  # no word any more: the span itself follows
-        if not self._watched and self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        tally, watched = known
+        if watched is None and 0 < self._stride <= tally.tokens:
+            watched = Watched(sketch, tally, self._stride)
+        if watched is not None:
+            watched.mark()
 
     def _look(self) -> None:
+        self._timer = None
+        if not self._watched:
+            return
         self._timer = asyncio.get_running_loop().call_later(LOOK_EVERY_S, self._look)
         now = time.monotonic()
-        for watched in tuple(self._watched):
+        for sketch, (tally, watched) in tuple(self._watched.items()):
             try:
-                watched.look(now, self._telemetry)
+                if watched is None:
+                    watched = Watched(sketch, tally, self._stride)
+                    self._watched[sketch] = tally, watched
+                watched.look(now)
             except Exception:  # the others are looked at all the same
                 log.exception("a stream could not be looked at")
-                self._watched.discard(watched)
+                del self._watched[sketch]

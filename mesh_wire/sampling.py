@@ -10,7 +10,7 @@ log = logging.getLogger(__name__)
 
 RECENT = 500  # requests of a kind with which another is compared
 FEWEST = 100  # before so many, nobody knows what is slow
-AGAIN_EVERY = 25  # requests after which the limits are taken anew
+AGAIN_EVERY = 250  # requests after which the limits are taken anew, by sorting: more often would be dear
 SLOWEST_SHARE = 0.01
 KINDS_AT_MOST = 32  # names of requests that are told apart
 PER_S, BURST = 10.0, 100.0  # traces kept

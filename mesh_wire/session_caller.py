@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -18,7 +18,7 @@ from mesh_wire.errors import MeshError, Unavailable, error_of, error_of_stream
 from mesh_wire.outlets import Bell, Outlet
 from mesh_wire.resuming import Delivered
 from mesh_wire.session_outbox import rows_of
-from mesh_wire.telemetry import Telemetry
+from mesh_wire.untraced import UNTRACED, Untraced
 from mesh_wire.wire_options import SESSION_AGE_S
 
 log = logging.getLogger(__name__)
@@ -64,14 +64,12 @@ class SessionCaller:
     def __init__(
         self,
         channel: grpc.aio.Channel,
-        telemetry: Telemetry,
         headers: Callable[[], Headers] = lambda: (),
         *,
         age_s: float = SESSION_AGE_S,
     ) -> None:
         """`headers` gives the metadata with which each session is opened; it gets requests for `age_s` seconds."""
         self._stub = InferenceServiceStub(channel)
-        self._telemetry = telemetry
         self._headers = headers
         self._age_s = age_s
         self._session: _OpenSession | None = None
@@ -86,7 +84,7 @@ class SessionCaller:
         caller: str = "",
         relay: Relay | None = None,
         *,
-        trace: Mapping[str, str] | None = None,
+        trace: Untraced = UNTRACED,
         ticket: str = "",
         delivered: Delivered | None = None,
     ) -> None:
@@ -94,7 +92,7 @@ class SessionCaller:
 
         Args:
             relay: is told of the first event and of the last, before the outlet gets them.
-            trace: W3C trace context, by header; None means the current span's.
+            trace: what the request is a part of.
             ticket: permission to ask for this one request; see `tickets`.
             delivered: takes note of all that the outlet is given, so that the answer can go on elsewhere.
 
@@ -106,9 +104,10 @@ class SessionCaller:
             self.renew()
         if self._session is None or self._session.broken:
             self._session = _OpenSession(self._stub, self._headers(), time.monotonic() + self._age_s)
-        carried = self._telemetry.carry() if trace is None else trace
-        self._telemetry.given_on(carried, partial(self._keep, self._session))
-        await self._session.ask(request, outlet, deadline, caller, carried, relay, ticket, delivered or Delivered())
+        headers = trace.headers()
+        if trace.tells:
+            trace.given_to(headers[0], partial(self._keep, self._session))
+        await self._session.ask(request, outlet, deadline, caller, headers, relay, ticket, delivered or Delivered())
 
     def _keep(self, session: "_OpenSession", traceparent: str) -> None:
         """Have a trace kept by whom a session led to, though it be over: then the next one tells."""
@@ -214,7 +213,7 @@ class _OpenSession:
         outlet: Outlet,
         deadline: Deadline,
         caller: str,
-        trace: Mapping[str, str],
+        trace: tuple[str, str],  # `traceparent` and `tracestate`
         relay: Relay | None,
         ticket: str,
         delivered: Delivered,
@@ -225,9 +224,7 @@ class _OpenSession:
         start.request.CopyFrom(request)
         if (left_s := deadline.left_s()) is not None:
             put_s(start.timeout, left_s)
-        if trace:
-            start.traceparent = trace.get("traceparent", "")
-            start.tracestate = trace.get("tracestate", "")
+        start.traceparent, start.tracestate = trace
         start.caller = caller
         start.ticket = ticket
         asking = self._asking[stream_id] = _Asking(outlet, self._loop.create_future(), relay, delivered)

@@ -3,14 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator
 
-from opentelemetry.context import Context
-
 from expertmesh.v1.inference_pb2 import SessionRequest, SessionStart
 from mesh_wire.answering import Answering
 from mesh_wire.deadlines import Deadline, seconds
 from mesh_wire.errors import BadInput, MeshError
 from mesh_wire.session_outbox import SessionOutbox, SessionOutlet
-from mesh_wire.telemetry import parent_of
+from mesh_wire.trace_context import NOBODY, caller_of
 
 
 class Session:
@@ -62,7 +60,7 @@ class Session:
 
     async def _run(self, start: SessionStart, outlet: SessionOutlet) -> None:
         deadline = Deadline.after(seconds(start.timeout)) if start.HasField("timeout") else Deadline()
-        parent = parent_of(start.traceparent, start.tracestate) if self._traced else Context()
+        parent = caller_of(start.traceparent, start.tracestate) if self._traced else NOBODY
         try:
             await self._answering.answer(
                 start.request,

@@ -1,216 +1,252 @@
-"""Spans of requests that the sampler left out, noted cheaply, until it is known whether they are wanted after all.
+"""What is noted of a request in this process, until it is known whether it becomes spans.
 
-A span of the SDK costs its process about four times what a sketch does, and of a hundred traces that the sampler leaves
-out, one may be wanted. So what would have been spans are sketches, and those that are wanted become spans at the end.
+Of a hundred traces the sampler may want one, and the tail another. So a request is noted as cheaply as can be: one
+`Sketch` with the times of its stages, in seconds of `time.monotonic`; what costs more (attributes, spans of the SDK) is
+made of it where it is exported.
 """
 
 import time
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from random import getrandbits
+from types import TracebackType
+from typing import Any, NamedTuple, Protocol, Self
 
-from opentelemetry.context import Context, get_value, set_value
-from opentelemetry.trace import Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
+from opentelemetry.trace import SpanKind
 
-if TYPE_CHECKING:
-    from opentelemetry.sdk.resources import Resource
-    from opentelemetry.sdk.trace import ReadableSpan
-    from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-    from opentelemetry.util.types import AttributeValue
+from mesh_wire.errors import MeshError
+from mesh_wire.trace_context import FLAGS, VENDOR, Caller, Verdict
+from mesh_wire.untraced import NONE, About, Attributes, Untraced, nothing
 
-VENDOR = "expertmesh"  # our key in `tracestate`
 MOST_SPANS = 64  # of one request in one process; what comes after them is not noted
 MOST_EVENTS = 128  # of one span, as the SDK has it by default
-_VERDICT = "expertmesh-verdict"
 
 
-class Verdict:
-    """Where it is written down whether a request's trace is kept, for those who answer it."""
+class Failure(NamedTuple):
+    """How a request or a stage failed."""
 
-    __slots__ = ("kept",)
-
-    def __init__(self) -> None:
-        self.kept = False
-
-
-def with_verdict(parent: Context, verdict: Verdict) -> Context:
-    """Return a caller's context for a request whose verdict somebody wants to know."""
-    return set_value(_VERDICT, verdict, parent)
+    status: str
+    kind: str
+    message: str | None = None
+    is_fault: bool = True  # a caller's leaving is none
 
 
-class Sketch(Span):
-    """What would have been a span. It is one to those who write on it."""
+def failure_of(error: BaseException) -> Failure:
+    if isinstance(error, MeshError):
+        return Failure(error.code.name, error.reason, error.message)
+    if isinstance(error, Exception):
+        return Failure("INTERNAL", type(error).__qualname__)
+    return Failure("CANCELLED", "CANCELLED", is_fault=False)  # CancelledError, GeneratorExit: the caller left
 
-    __slots__ = ("attributes", "ended_ns", "events", "kind", "name", "parent_id", "record", "span_id", "start_ns")
+
+class Keeper(Protocol):
+    """Who knows what becomes of a sketch."""
+
+    def ended(self, sketch: "Sketch") -> None:
+        """Take a request that has ended."""
+
+    def export(self, sketch: "Sketch", part: "Stage | Sketch") -> None:
+        """Send a part of it, or itself."""
+
+
+_Past = tuple[str, float, float, About]  # a stage that is over: name, began, ended, attributes
+
+
+class Sketch(Untraced):
+    """One request, or one call, in this process."""
+
+    # Without slots: what is rarely set stands here once, and costs a request nothing.
+    kept = False  # what ends is exported at once
+    dropped = False  # what ends is forgotten
+    failed = False  # any part of it
+    failure: Failure | None = None
+    tells = True  # unless it is sampled anyway, or the caller cannot
+    verdict: Verdict | None = None
+    first_at: float | None = None  # when the first token came; None: it did not, or long ago
+    ended = 0.0  # 0: it is under way
+    events: Sequence[tuple[str, float, Attributes]] = ()
+    _epoch_ns = 0
 
     def __init__(
-        self,
-        record: "Record",
-        span_id: int,
-        parent_id: int,
-        name: str,
-        kind: SpanKind,
-        attributes: "Mapping[str, AttributeValue] | None",
-        start_ns: int | None = None,
+        self, keeper: Keeper, trace_id: int, flags: int, caller: Caller, name: str, kind: SpanKind, about: Attributes
     ) -> None:
-        self.record = record
-        self.span_id = span_id
-        self.parent_id = parent_id  # 0: none
+        """`about` is neither changed nor copied."""
+        self.keeper = keeper
+        self._trace_id = trace_id
+        self.span_id = getrandbits(64) or 1  # 0 is none
+        self.flags = flags
+        self.caller = caller
         self.name = name
         self.kind = kind
-        self.attributes: dict[str, Any] = dict(attributes) if attributes else {}
-        self.events: list[tuple[str, int, Any]] = []
-        self.start_ns = start_ns or time.time_ns()
-        self.ended_ns = 0  # 0: under way
-
-    def end(self, end_time: int | None = None) -> None:
-        if not self.ended_ns:
-            self.ended_ns = end_time or time.time_ns()
-            self.record.ended(self)
-
-    def get_span_context(self) -> SpanContext:
-        record = self.record
-        return SpanContext(record.trace_id, self.span_id, False, TraceFlags(record.flags), record.tracestate)
-
-    def headers(self) -> dict[str, str]:
-        """Return the W3C trace context for those who are called: not sampled, and, marked, that word may follow.
-
-        The mark is the caller's span id under our key, so that one that somebody else carried on is told from one of
-        the caller itself: who is called then waits for the word.
-        """
-        record = self.record
-        carried = {"traceparent": f"00-{record.trace_id:032x}-{self.span_id:016x}-{record.flags:02x}"}
-        marks = [f"{VENDOR}={self.span_id:016x}"] if record.tells else []
-        if record.tracestate:
-            marks.append(record.tracestate.to_header())
-        if marks:
-            carried["tracestate"] = ",".join(marks)
-        return carried
-
-    def set_attributes(self, attributes: Mapping[str, Any]) -> None:
-        self.attributes.update(attributes)
-
-    def set_attribute(self, key: str, value: Any) -> None:
-        self.attributes[key] = value
-
-    def add_event(self, name: str, attributes: Any = None, timestamp: int | None = None) -> None:
-        if len(self.events) < MOST_EVENTS:
-            self.events.append((name, timestamp or time.time_ns(), attributes))
-
-    def update_name(self, name: str) -> None:
-        self.name = name
-
-    def is_recording(self) -> bool:
-        return not self.ended_ns
-
-    def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
-        if not isinstance(status, Status):
-            status = Status(status, description)
-        if status.status_code is StatusCode.ERROR:
-            self.record.failures[self.span_id] = status
-
-    def record_exception(
-        self,
-        exception: BaseException,
-        attributes: Any = None,
-        timestamp: int | None = None,
-        escaped: bool = False,
-    ) -> None:
-        self.add_event("exception", {"exception.type": type(exception).__qualname__, **(attributes or {})}, timestamp)
-
-    def first_token_s(self) -> float | None:
-        """Return the seconds from its start to the first token; None: there was none."""
-        return next((max(0, at - self.start_ns) / 1e9 for name, at, _ in self.events if name.endswith("token")), None)
-
-
-class Record:
-    """The sketches of one request in one process."""
-
-    __slots__ = (
-        "calls",
-        "dropped",
-        "ended",
-        "failures",
-        "flags",
-        "kept",
-        "new_id",
-        "parent",
-        "root",
-        "sketches",
-        "tells",
-        "trace_id",
-        "tracestate",
-        "verdict",
-        "waits",
-    )
-
-    def __init__(
-        self,
-        own: SpanContext,
-        parent: SpanContext,
-        context: Context | None,
-        new_id: Callable[[], int],
-        ended: Callable[[Sketch], None],
-    ) -> None:
-        """Args:
-        own: what the sampler made for the first span.
-        parent: the caller's; an invalid one where there is none.
-        context: the caller's whole context.
-        ended: is told of each sketch that ends.
-        """
-        self.trace_id = own.trace_id
-        self.flags = int(own.trace_flags) & ~TraceFlags.SAMPLED
-        self.parent = parent if parent.is_valid else None
-        marked = parent.trace_state.get(VENDOR) if parent.is_valid else None
-        self.waits = marked == f"{parent.span_id:016x}"  # for the caller's word
-        self.tells = True  # those whom it calls, whether to keep theirs
-        self.tracestate: TraceState = parent.trace_state.delete(VENDOR) if marked else parent.trace_state
-        self.verdict: Verdict | None = get_value(_VERDICT, context) if context else None  # type: ignore[assignment]  # ours
-        self.new_id = new_id
-        self.ended = ended
-        self.kept = False
-        self.dropped = False
-        self.root: Sketch | None = None
-        self.sketches: list[Sketch] = []  # those that have ended
-        self.failures: dict[int, Status] = {}  # span id -> why
-        self.calls: list[tuple[str, Callable[[str], None]]] = []  # traceparent given on, and whom to tell
+        if caller.verdict is not None:
+            self.verdict = caller.verdict
+        self.stages: list[Stage | _Past] = []  # that have ended, and wait
+        self.calls: list[tuple[str, Callable[[str], None]]] = []  # traceparents given on, and whom to tell
+        self._about = about
+        self._described: list[About] = []
+        self._set: dict[str, Any] = {}
+        self.began = time.monotonic()
 
     @property
-    def failed(self) -> bool:
-        return bool(self.failures)
+    def trace_id(self) -> int:
+        return self._trace_id
 
-    def begin(
-        self,
-        span_id: int,
-        parent_id: int,
-        name: str,
-        kind: SpanKind,
-        attributes: "Mapping[str, AttributeValue] | None",
-        start_ns: int | None = None,
-    ) -> Sketch:
-        """Note the beginning of a span; `start_ns` is in nanoseconds since the epoch, None: now."""
-        return Sketch(self, span_id, parent_id, name, kind, attributes, start_ns)
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """What its span has, or would have by now."""
+        found = dict(self._about)
+        for about in self._described:
+            found.update(about())
+        return found | self._set
+
+    def is_recording(self) -> bool:
+        return not self.ended
+
+    def headers(self) -> tuple[str, str]:
+        return self._headers(self.span_id)
+
+    def _headers(self, span_id: int) -> tuple[str, str]:
+        others, span_hex = self.caller.tracestate, f"{span_id:016x}"
+        traceparent = f"00-{self._trace_id:032x}-{span_hex}-{FLAGS[self.flags]}"
+        if not self.tells:
+            return traceparent, others
+        return traceparent, f"{VENDOR}={span_hex},{others}" if others else f"{VENDOR}={span_hex}"
+
+    def given_to(self, traceparent: str, tell: Callable[[str], None]) -> None:
+        if self.kept:
+            tell(traceparent)
+        elif not self.dropped:
+            self.calls.append((traceparent, tell))
+
+    def stage(self, name: str, kind: SpanKind = SpanKind.INTERNAL, about: About = nothing) -> "Stage":
+        return Stage(self, name, kind, about)
+
+    def past(
+        self, name: str, began: float, ended: float, about: About = nothing, error: BaseException | None = None
+    ) -> None:
+        if error is None and not self.kept:  # as most are: what it needs, and no object of its own
+            if not self.dropped and len(self.stages) < MOST_SPANS:
+                self.stages.append((name, began, ended, about))
+            return
+        stage = Stage.past_one(self, name, began, ended, about)
+        if error is not None:
+            stage.fail(error)
+        self.note(stage)
+
+    def take(self) -> "list[Stage]":
+        """Return the stages that wait, which then wait no more."""
+        taken, self.stages = self.stages, []
+        return [part if isinstance(part, Stage) else Stage.past_one(self, *part) for part in taken]
+
+    def note(self, stage: "Stage") -> None:
+        if self.kept:
+            self.keeper.export(self, stage)
+        elif not self.dropped and len(self.stages) < MOST_SPANS:
+            self.stages.append(stage)
+
+    def set_attribute(self, key: str, value: Any) -> None:
+        self._set[key] = value
+
+    def describe(self, about: About) -> None:
+        self._described.append(about)
+
+    def add_event(self, name: str, attributes: Attributes = NONE) -> None:
+        if len(self.events) < MOST_EVENTS:
+            self.events = (*self.events, (name, time.monotonic(), attributes))
+
+    def first_token(self, at: float | None) -> None:
+        self.first_at = at
+
+    def fail(self, error: BaseException) -> None:
+        self.failure = failure_of(error)
+        if self.failure.is_fault:
+            self.failed = True
+
+    def end(self) -> None:
+        if not self.ended:
+            self.ended = time.monotonic()
+            self.keeper.ended(self)
+
+    def drop(self) -> None:
+        """Let go of all that it holds, so that nothing is left to the garbage collector."""
+        self.dropped = True
+        self.stages.clear()
+        self.calls.clear()
+
+    def epoch(self) -> int:
+        """Return what is to be added to nanoseconds of `time.monotonic` to get those since the epoch.
+
+        The same for all spans of a request, so that a clock that is set meanwhile does not tear them apart.
+        """
+        if not self._epoch_ns:
+            self._epoch_ns = time.time_ns() - time.monotonic_ns()
+        return self._epoch_ns
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self.fail(error)
+        self.end()
 
 
-def span_of(sketch: Sketch, resource: "Resource", scope: "InstrumentationScope") -> "ReadableSpan":
-    """Return the span that a sketch would have been, as one that was sampled: exporters pass over others."""
-    from opentelemetry.sdk.trace import Event, ReadableSpan
+class Stage(Untraced):
+    """A part of a request. Its attributes are asked for when it is exported."""
 
-    record = sketch.record
-    sampled = TraceFlags(record.flags | TraceFlags.SAMPLED)
-    parent: SpanContext | None = None
-    if sketch.parent_id:
-        remote = record.parent is not None and record.parent.span_id == sketch.parent_id
-        parent = SpanContext(record.trace_id, sketch.parent_id, remote, sampled, record.tracestate)
-    return ReadableSpan(
-        sketch.name,
-        context=SpanContext(record.trace_id, sketch.span_id, False, sampled, record.tracestate),
-        parent=parent,
-        resource=resource,
-        attributes=sketch.attributes,
-        events=[Event(name, attributes, at) for name, at, attributes in sketch.events],
-        kind=sketch.kind,
-        status=record.failures.get(sketch.span_id, Status()),
-        start_time=sketch.start_ns,
-        end_time=sketch.ended_ns,
-        instrumentation_scope=scope,
-    )
+    __slots__ = ("about", "began", "ended", "failure", "kind", "name", "sketch", "span_id")
+
+    def __init__(self, sketch: Sketch, name: str, kind: SpanKind, about: About) -> None:
+        self.sketch = sketch
+        self.name = name
+        self.kind = kind
+        self.about = about
+        self.span_id = getrandbits(64) or 1
+        self.failure: Failure | None = None
+        self.began = self.ended = 0.0
+
+    @classmethod
+    def past_one(cls, sketch: Sketch, name: str, began: float, ended: float, about: About) -> Self:
+        """Return one that is over."""
+        stage = cls(sketch, name, SpanKind.INTERNAL, about)
+        stage.began, stage.ended = began, ended
+        return stage
+
+    @property
+    def trace_id(self) -> int:
+        return self.sketch.trace_id
+
+    @property
+    def tells(self) -> bool:  # type: ignore[override]  # never set
+        return self.sketch.tells
+
+    def is_recording(self) -> bool:
+        return not self.ended
+
+    def headers(self) -> tuple[str, str]:
+        return self.sketch._headers(self.span_id)
+
+    def given_to(self, traceparent: str, tell: Callable[[str], None]) -> None:
+        self.sketch.given_to(traceparent, tell)
+
+    def describe(self, about: About) -> None:
+        self.about = about
+
+    def set_attribute(self, key: str, value: Any) -> None:
+        before = self.about
+        self.about = lambda: {**before(), key: value}
+
+    def __enter__(self) -> Self:
+        self.began = time.monotonic()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.ended = time.monotonic()
+        if error is not None:
+            self.fail(error)
+        self.sketch.note(self)
+
+    def fail(self, error: BaseException) -> None:
+        self.failure = failure_of(error)
+        if self.failure.is_fault:
+            self.sketch.failed = True

@@ -6,146 +6,87 @@ trace in a hundred, and `tail` those beside them that failed or were the slowest
 """
 
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from typing import TYPE_CHECKING
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from random import getrandbits
 
-from opentelemetry import metrics, trace
-from opentelemetry.context import Context, attach, detach
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from opentelemetry import metrics
+from opentelemetry.trace import SpanKind
 
-from mesh_wire.errors import MeshError
+from mesh_wire.head import Takes, takes_of
 from mesh_wire.long_streams import stride_of
 from mesh_wire.metrics import Labels, Values, instruments_of, observed
 from mesh_wire.prometheus import exporters, scraped_at
 from mesh_wire.sampling import wanted
-from mesh_wire.sketches import Sketch, span_of
-from mesh_wire.tail import Tail, none_of
-
-if TYPE_CHECKING:
-    from opentelemetry.util.types import AttributeValue
+from mesh_wire.sketches import Keeper, Sketch
+from mesh_wire.tail import Tail
+from mesh_wire.trace_context import NOBODY, RANDOM, SAMPLED, Caller, traceparent_of
+from mesh_wire.untraced import NAMELESS, NONE, UNTRACED, Attributes, LeftOut, Untraced
 
 SCOPE = "expertmesh"
-_W3C = TraceContextTextMapPropagator()
-_NOT_RECORDED = nullcontext(trace.INVALID_SPAN)
+
+
+@dataclass(frozen=True, slots=True)
+class Tracing:
+    """How requests are traced."""
+
+    takes: Takes  # the sampler's decision
+    sampled: Keeper
+    tail: Tail | None = None  # keeps some of what the sampler leaves out; None: nobody does
+    new_id: Callable[[], int] = lambda: getrandbits(128)
+    flags: int = RANDOM  # of a new trace: whether its id is random
 
 
 class Telemetry:
-    """A process's tracer and instruments. Given to whoever needs it; nothing is global."""
+    """A process's tracing and instruments. Given to whoever needs it; nothing is global."""
 
-    def __init__(
-        self,
-        tracer: trace.Tracer,
-        meter: metrics.Meter,
-        *,
-        enabled: bool,
-        tail: Tail | None = None,
-        token_event_stride: int = 0,
-    ) -> None:
+    def __init__(self, meter: metrics.Meter, tracing: Tracing | None = None, *, token_event_stride: int = 0) -> None:
         """Args:
-        tail: keeps some of what the sampler leaves out; None: nobody does.
+        tracing: None: nothing is traced.
         token_event_stride: tokens between two events on a stream's span, at first; 0: none. See `long_streams`.
         """
-        self.tail = tail
+        self.tail = tracing.tail if tracing is not None else None
         self.token_event_stride = token_event_stride
-        self.tracer = tracer
         self.meter = meter
-        self.enabled = enabled
+        self.enabled = tracing is not None
         self.instruments = instruments_of(meter)
+        self._tracing = tracing
 
     @classmethod
     def off(cls) -> "Telemetry":
-        return cls(trace.NoOpTracer(), metrics.NoOpMeter(SCOPE), enabled=False)
+        return cls(metrics.NoOpMeter(SCOPE))
 
-    def span(
-        self,
-        name: str,
-        kind: SpanKind = SpanKind.INTERNAL,
-        *,
-        parent: Context | None = None,
-        attributes: "Mapping[str, AttributeValue] | None" = None,
-    ) -> AbstractContextManager[Span]:
-        """A span around a block, current within it. Ends however the block is left; a failure is named on it.
+    def begin(
+        self, name: str, kind: SpanKind, caller: Caller = NOBODY, about: Attributes = NONE, *, tells: bool = True
+    ) -> Untraced:
+        """Begin to trace a request, or a call. Whoever has it ends it: by a `with` block, or `end`.
 
         Args:
-            parent: the caller's context; None means the current span.
+            about: attributes, which nobody changes any more.
+            tells: whether those who are called can get word of what becomes of the trace; see `tail`.
         """
-        return self._span(name, kind, parent, attributes) if self.enabled else _NOT_RECORDED
-
-    @contextmanager
-    def _span(
-        self, name: str, kind: SpanKind, parent: Context | None, attributes: "Mapping[str, AttributeValue] | None"
-    ) -> Iterator[Span]:
-        around = trace.get_current_span(parent)
-        if parent is None and self._leaves_out(around):
-            yield around
-            return
-        span = self._started(around, name, kind, parent, attributes, None)
-        token = attach(trace.set_span_in_context(span))
-        try:
-            yield span
-        except BaseException as error:
-            if span.is_recording():
-                fail(span, error)
-            raise
-        finally:
-            detach(token)
-            span.end()
-
-    def start_span(
-        self,
-        name: str,
-        kind: SpanKind = SpanKind.INTERNAL,
-        *,
-        parent: Context | None = None,
-        attributes: "Mapping[str, AttributeValue] | None" = None,
-        start_ns: int | None = None,
-    ) -> Span:
-        """Return a span that has begun, and is not current. Whoever has it ends it.
-
-        Within a span that is not recorded it is that span itself: the sampler would leave it out as well, for the
-        price of a sampled one's half.
-
-        Args:
-            parent: the caller's context; None means the current span.
-            start_ns: nanoseconds since the epoch; None: now.
-        """
-        around = trace.get_current_span(parent)
-        if parent is None and self._leaves_out(around):
-            return around
-        return self._started(around, name, kind, parent, attributes, start_ns)
-
-    def _leaves_out(self, around: Span) -> bool:
-        """Whether nothing is recorded within a span, since it is not itself."""
-        return self.tail is None and not around.is_recording() and none_of(around.get_span_context())
-
-    def _started(
-        self,
-        around: Span,
-        name: str,
-        kind: SpanKind,
-        parent: Context | None,
-        attributes: "Mapping[str, AttributeValue] | None",
-        start_ns: int | None,
-    ) -> Span:
-        if type(around) is Sketch:  # `isinstance` asks the metaclass, which takes as long as the sketch
-            record = around.record
-            return record.begin(record.new_id(), around.span_id, name, kind, attributes, start_ns)
-        span = self.tracer.start_span(name, parent, kind, attributes, start_time=start_ns)
-        if self.tail is None or not none_of(span.get_span_context()):
-            return span
-        return self.tail.begin(span, around, parent, name, kind, attributes)
-
-    def past_span(
-        self, name: str, start_ns: int, end_ns: int, attributes: "Mapping[str, AttributeValue] | None" = None
-    ) -> None:
-        """Record a stage that is over. Times are nanoseconds since the epoch."""
-        if self.enabled:
-            span = self.start_span(name, attributes=attributes, start_ns=start_ns)
-            if span is not trace.get_current_span():
-                span.end(end_ns)
+        tracing = self._tracing
+        if tracing is None:
+            return UNTRACED
+        trace_id = caller.trace_id
+        flags = caller.flags & RANDOM
+        if not trace_id:
+            trace_id, flags = tracing.new_id(), tracing.flags
+        if tracing.takes(caller, trace_id, name, kind, about):
+            sketch = Sketch(tracing.sampled, trace_id, flags | SAMPLED, caller, name, kind, about)
+            sketch.kept, sketch.tells = True, False
+            return sketch
+        if tracing.tail is None:
+            if not caller.trace_id and kind is SpanKind.SERVER:
+                return NAMELESS
+            return LeftOut(trace_id, traceparent_of(trace_id, getrandbits(64) or 1, flags), caller.tracestate)
+        sketch = Sketch(tracing.tail, trace_id, flags, caller, name, kind, about)
+        if not tells:
+            sketch.tells = False
+        if caller.will_tell:
+            tracing.tail.begun(sketch)
+        return sketch
 
     def observe_seconds(self, name: str, description: str, value: Callable[[], float | None]) -> None:
         """Export what a function returns, in seconds, whenever metrics are collected; None is left out."""
@@ -167,59 +108,10 @@ class Telemetry:
         """Export likewise what only ever grows."""
         self.meter.create_observable_counter(name, [observed(values)], unit=unit, description=description)
 
-    def carry(self) -> dict[str, str]:
-        """The current span's W3C trace context, as `traceparent` and `tracestate`; empty when off."""
-        if not self.enabled:
-            return {}
-        span = trace.get_current_span()
-        return span.headers() if type(span) is Sketch else _headers(span.get_span_context())
-
-    def given_on(self, carried: Mapping[str, str], tell: Callable[[str], None]) -> None:
-        """Remember that a trace context went to somebody, whom `tell` gives word where the trace is to be kept."""
-        if self.tail is not None and "traceparent" in carried:
-            self.tail.given_on(carried["traceparent"], trace.get_current_span(), tell)
-
     def keep(self, traceparent: str) -> None:
         """Keep a trace, because a caller says so; see `tail`."""
         if self.tail is not None:
             self.tail.told(traceparent)
-
-
-def _headers(context: trace.SpanContext) -> dict[str, str]:
-    """Return the W3C headers that name a span: as the propagator writes them, in a third of its time."""
-    if not context.is_valid:
-        return {}
-    headers = {"traceparent": f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"}
-    if context.trace_state:
-        headers["tracestate"] = context.trace_state.to_header()
-    return headers
-
-
-def parent_of(traceparent: str, tracestate: str = "") -> Context:
-    """Return the context that a caller's W3C headers name; an empty one where they are absent or malformed."""
-    if not traceparent:
-        return Context()
-    return _W3C.extract({"traceparent": traceparent, "tracestate": tracestate}, Context())
-
-
-def epoch_offset_ns() -> int:
-    """Return what to add to nanoseconds of `time.monotonic` to get a span's: nanoseconds since the epoch."""
-    return time.time_ns() - time.monotonic_ns()
-
-
-def fail(span: Span, error: BaseException) -> None:
-    """Mark a span as failed with the error's reason. A caller's leaving is a status, not a fault."""
-    if isinstance(error, MeshError):
-        span.set_attribute("rpc.response.status_code", error.code.name)
-        span.set_attribute("error.type", error.reason)
-        span.set_status(Status(StatusCode.ERROR, error.message))
-    elif isinstance(error, Exception):
-        span.set_attribute("rpc.response.status_code", "INTERNAL")
-        span.set_attribute("error.type", type(error).__qualname__)
-        span.set_status(Status(StatusCode.ERROR))
-    else:  # CancelledError, GeneratorExit: the caller left
-        span.set_attribute("rpc.response.status_code", "CANCELLED")
-        span.set_attribute("error.type", "CANCELLED")
 
 
 @contextmanager
@@ -255,7 +147,6 @@ def exporting(
 
     # The SDK is imported only when it is used: it costs a client 100 ms.
     from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
-    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.metrics import MeterProvider
     from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
     from opentelemetry.sdk.resources import Resource
@@ -263,19 +154,24 @@ def exporting(
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
     from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
+    from mesh_wire.otlp_out import Exporter
+    from mesh_wire.spans_out import Spans
+
     resource = Resource.create(
         {"service.name": env.get("OTEL_SERVICE_NAME", service), "service.instance.id": instance, **(attributes or {})}
     )
-    tracers = TracerProvider(resource=resource, shutdown_on_exit=False)
-    tail: Tail | None = None
-    if spans_to:
-        spans = BatchSpanProcessor(OTLPSpanExporter(endpoint=spans_to))
-        tracers.add_span_processor(spans)
-        if kept := wanted(env):
-            new_id, scope = tracers.id_generator.generate_span_id, InstrumentationScope(SCOPE)
-            tail = Tail(kept, new_id, lambda sketch: spans.on_end(span_of(sketch, resource, scope)))
+    tracing: Tracing | None = None
     with ExitStack() as life:
-        life.callback(tracers.shutdown)
+        if spans_to:
+            tracers = TracerProvider(resource=resource, shutdown_on_exit=False)  # reads what the environment says
+            processor = BatchSpanProcessor(Exporter(endpoint=spans_to))
+            life.callback(processor.shutdown)
+            spans = Spans(resource, InstrumentationScope(SCOPE), processor.on_end)
+            kept = wanted(env)
+            tail = Tail(kept, spans.export) if kept else None
+            ids = tracers.id_generator
+            flags = RANDOM if ids.is_trace_id_random() else 0
+            tracing = Tracing(takes_of(tracers.sampler), spans, tail, ids.generate_trace_id, flags)
         readers: list[MetricReader] = [life.enter_context(scraped_at(metrics_at))] if metrics_at else []
         if metrics_to:
             readers.append(PeriodicExportingMetricReader(OTLPMetricExporter(endpoint=metrics_to)))
@@ -284,10 +180,4 @@ def exporting(
             meters = MeterProvider(metric_readers=readers, resource=resource, shutdown_on_exit=False)
             life.callback(meters.shutdown)
             meter = meters.get_meter(SCOPE)
-        yield Telemetry(
-            tracers.get_tracer(SCOPE) if spans_to else trace.NoOpTracer(),
-            meter,
-            enabled=bool(spans_to),
-            tail=tail,
-            token_event_stride=stride_of(env),
-        )
+        yield Telemetry(meter, tracing, token_event_stride=stride_of(env))

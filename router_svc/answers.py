@@ -8,6 +8,7 @@ from typing import Any
 from opentelemetry.trace import SpanKind
 
 from expertmesh.v1.generation_pb2 import (
+    Finished,
     GenerateRequest,
     RouteChosen,
     StageTimings,
@@ -22,7 +23,8 @@ from mesh_wire.metrics import failure_word
 from mesh_wire.outlets import Outlet
 from mesh_wire.resuming import Delivered
 from mesh_wire.session_caller import Relay
-from mesh_wire.telemetry import Telemetry, epoch_offset_ns
+from mesh_wire.telemetry import Telemetry
+from mesh_wire.untraced import Attributes
 from router_svc.activity import Ledger
 from router_svc.admitting.turns import Turn, Turns
 from router_svc.attempts import RetryBudget, Then, Verdict, verdict
@@ -81,9 +83,9 @@ class RouterAnswers:
         with self._admission.place():
             self._turns.check(request, asked.caller)
             rules, timings = self._rulebook.now, self._admitted(asked)
-            scored = await self._classify(request, timings)
+            scored = await self._classify(request, asked, timings)
             wish = wish_of(request)
-            decision, chosen = self._select(scored, rules, wish, timings, 1)
+            decision, chosen = self._select(asked, scored, rules, wish, timings, 1)
             response = explained(decision, chosen, scored.scores, self._fleet.roster, rules.policy, wish)
             response.timings.CopyFrom(timings)
             return response
@@ -92,7 +94,7 @@ class RouterAnswers:
         if request.resume.token_ids and not request.expert:
             raise BadInput("an answer goes on with the expert that began it", reason="RESUME_INVALID", field="expert")
         rules, timings = self._rulebook.now, self._admitted(asked)
-        scored = await self._classify(request, timings)
+        scored = await self._classify(request, asked, timings)
         self._budget.deposit()
 
         def first_token(expert: str) -> None:
@@ -104,9 +106,9 @@ class RouterAnswers:
             course.attempt += 1
             try:
                 asks = course.wish(wish)._replace(queued=self._turns.queued(turn))
-                decision, chosen = self._select(scored, rules, asks, timings, course.attempt)
+                decision, chosen = self._select(asked, scored, rules, asks, timings, course.attempt)
                 if course.attempt == 1:
-                    decision, chosen = await self._in_turn(turn, decision, chosen, scored, rules, wish, timings)
+                    decision, chosen = await self._in_turn(asked, turn, decision, chosen, scored, rules, wish, timings)
             except (NotFound, Unavailable) as nobody:  # what a replica said tells more than that it was the only one
                 raise self._told(course.failure or nobody, outlet) from None
             request.expert = outlet.tally.expert = decision.expert
@@ -125,6 +127,7 @@ class RouterAnswers:
 
     async def _in_turn(
         self,
+        asked: Asked,
         turn: Turn,
         decision: Decision,
         chosen: RouteChosen,
@@ -139,13 +142,13 @@ class RouterAnswers:
             now = wish._replace(chance=None, now=time.monotonic(), queued=self._turns.queued(turn))
             return select(scored.scores, self._fleet.roster, rules.policy, now)
 
-        began, began_ns = time.monotonic(), time.time_ns()
+        began = time.monotonic()
         decided = await self._turns.come(turn, decision, anew)
         if decided is decision:
             return decision, chosen
-        if self._telemetry.enabled:
-            self._telemetry.past_span("route.admit", began_ns, time.time_ns())
-        put_s(timings.admit, seconds(timings.admit) + time.monotonic() - began)
+        ended = time.monotonic()
+        asked.span.past("route.admit", began, ended)
+        put_s(timings.admit, seconds(timings.admit) + ended - began)
         return decided, chosen_of(decided, scored, rules, 1)
 
     def _may(self, decided: Verdict, decision: Decision) -> bool:
@@ -168,21 +171,20 @@ class RouterAnswers:
         return error
 
     def _admitted(self, asked: Asked) -> StageTimings:
-        if asked.span.is_recording():
-            began_ns = int(asked.began * 1e9) + epoch_offset_ns()
-            self._telemetry.past_span("route.admit", began_ns, time.time_ns())
+        now = time.monotonic()
+        asked.span.past("route.admit", asked.began, now)
         timings = StageTimings()
-        put_s(timings.admit, time.monotonic() - asked.began)
+        put_s(timings.admit, now - asked.began)
         return timings
 
-    async def _classify(self, request: GenerateRequest, timings: StageTimings) -> Scored:
+    async def _classify(self, request: GenerateRequest, asked: Asked, timings: StageTimings) -> Scored:
         """Return the strategy's scores; none when the caller named the expert, or nothing can be read."""
         if request.expert or not (reading := reading_of(request)):
             return UNSCORED
         began, strategy = time.monotonic(), self.strategy  # which a reload may replace before the scores are there
-        with self._telemetry.span(
+        with asked.span.stage(
             "route.classify",
-            attributes={"expertmesh.strategy": strategy.name, "expertmesh.artefact": strategy.generation},
+            about=lambda: {"expertmesh.strategy": strategy.name, "expertmesh.artefact": strategy.generation},
         ):
             scored = await self._classifier.scored(reading)
             took_s = time.monotonic() - began
@@ -191,19 +193,22 @@ class RouterAnswers:
         return scored
 
     def _select(
-        self, scored: Scored, rules: Rules, wish: Wish, timings: StageTimings, attempt: int
+        self, asked: Asked, scored: Scored, rules: Rules, wish: Wish, timings: StageTimings, attempt: int
     ) -> tuple[Decision, RouteChosen]:
         """Choose, and put the choice into words."""
         began = time.monotonic()
-        with self._telemetry.span("route.select") as span:
+        try:
             decision = select(scored.scores, self._fleet.roster, rules.policy, wish)
-            labels = labels_of(decision)
-            if span.is_recording():
-                span.set_attributes({**labels, "expertmesh.replica": decision.chosen.replica})
-            chosen = chosen_of(decision, scored, rules, attempt)
-            self._telemetry.instruments.decisions.add(1, labels)
-            self._ledger.routed(decision.expert, decision.reason)
-            put_s(timings.select, time.monotonic() - began)
+        except MeshError as error:
+            asked.span.past("route.select", began, time.monotonic(), error=error)
+            raise
+        labels = labels_of(decision)
+        chosen = chosen_of(decision, scored, rules, attempt)
+        self._telemetry.instruments.decisions.add(1, labels)
+        self._ledger.routed(decision.expert, decision.reason)
+        ended = time.monotonic()
+        asked.span.past("route.select", began, ended, lambda: {**labels, "expertmesh.replica": decision.chosen.replica})
+        put_s(timings.select, ended - began)
         return decision, chosen
 
     async def _attempt(
@@ -260,25 +265,18 @@ class RouterAnswers:
         Args:
             outlet, relay, delivered: see `SessionCaller.ask`.
         """
-        replica = self._fleet.replica(decision.chosen.endpoint)
-        attributes = _call_attributes(decision, course) if self._telemetry.enabled else None
-        with self._telemetry.span("expert call", SpanKind.CLIENT, attributes=attributes) as span:
-            if asked.span.is_recording():
-                asked.span.set_attributes(_attributes(decision, chosen))
-            await replica.ask(request, outlet, asked.deadline, asked.caller, relay, delivered)
-            span.set_attribute("rpc.response.status_code", "OK")
-            if (ended := course.ended) is not None and asked.span.is_recording():
-                asked.span.set_attributes(
-                    {
-                        "expertmesh.replica": course.chosen.replica,
-                        "gen_ai.usage.input_tokens": ended.usage.prompt_tokens,
-                        "gen_ai.usage.output_tokens": ended.usage.completion_tokens,
-                        "expertmesh.resumed": ended.resumed,
-                    }
-                )
+        endpoint = decision.chosen.endpoint
+        span, attempt, resumed = asked.span, course.attempt, course.tokens
+        span.describe(lambda: _decided(decision, chosen))
+        with span.stage("expert call", SpanKind.CLIENT, lambda: _called(decision, attempt, resumed)) as call:
+            replica = self._fleet.replica(endpoint)
+            await replica.ask(request, outlet, asked.deadline, asked.caller, relay, delivered, call)
+        if (ended := course.ended) is not None:
+            winner = course.chosen
+            span.describe(lambda: _answered(winner, ended))
 
 
-def _call_attributes(decision: Decision, course: Course) -> dict[str, str | int]:
+def _called(decision: Decision, attempt: int, resumed_tokens: int) -> Attributes:
     host, _, port = decision.chosen.endpoint.rpartition(":")
     return {
         "rpc.system.name": "grpc",
@@ -287,12 +285,21 @@ def _call_attributes(decision: Decision, course: Course) -> dict[str, str | int]
         "server.port": int(port),
         "expertmesh.expert": decision.expert,
         "expertmesh.replica": decision.chosen.replica,
-        "expertmesh.attempt": course.attempt,
-        "expertmesh.resumed_tokens": course.tokens,
+        "expertmesh.attempt": attempt,
+        "expertmesh.resumed_tokens": resumed_tokens,
     }
 
 
-def _attributes(decision: Decision, chosen: RouteChosen) -> dict[str, str | float | int]:
+def _answered(chosen: RouteChosen, ended: Finished) -> Attributes:
+    return {
+        "expertmesh.replica": chosen.replica,
+        "gen_ai.usage.input_tokens": ended.usage.prompt_tokens,
+        "gen_ai.usage.output_tokens": ended.usage.completion_tokens,
+        "expertmesh.resumed": ended.resumed,
+    }
+
+
+def _decided(decision: Decision, chosen: RouteChosen) -> Attributes:
     return {
         **labels_of(decision),
         "gen_ai.request.model": chosen.expert,

@@ -5,8 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from opentelemetry import trace
-from opentelemetry.trace import Span, SpanKind
+from opentelemetry.trace import SpanKind
 
 from expertmesh.v1.generation_pb2 import GenerateRequest
 from expertmesh.v1.router_pb2 import RouteAsk, RouteSessionResponse
@@ -16,7 +15,9 @@ from mesh_wire.auth.callers import begins
 from mesh_wire.deadlines import Deadline, seconds
 from mesh_wire.errors import Busy, DeadlinePassed, Internal, MeshError, Unavailable, status_of
 from mesh_wire.metrics import failure_word
-from mesh_wire.telemetry import Telemetry, fail, parent_of
+from mesh_wire.telemetry import Telemetry
+from mesh_wire.trace_context import caller_of
+from mesh_wire.untraced import UNTRACED, Attributes, Untraced
 from router_svc.activity import Ledger
 from router_svc.admitting.turns import Turns
 from router_svc.choosing.decision import Decision
@@ -33,6 +34,8 @@ log = logging.getLogger(__name__)
 
 NEVER, UNREAD = Deadline(), Reading("")
 METHOD = "expertmesh.v1.RouterService/RouteSession"
+SPAN = f"{METHOD}/ask"
+ABOUT: Attributes = {"rpc.system.name": "grpc", "rpc.method": METHOD}
 
 
 @dataclass(slots=True)
@@ -43,7 +46,7 @@ class _Ask:
     request: GenerateRequest
     reading: Reading  # what is scored; empty: nothing
     deadline: Deadline
-    span: Span
+    span: Untraced
     scored: Scored = UNSCORED
     unscored: bool = False  # the strategy failed
 
@@ -92,14 +95,12 @@ class Desk:
                 _fail(response, one.ask, one.span, error)
         self._count(decisions)
 
-    def _span(self, ask: RouteAsk) -> Span:
+    def _span(self, ask: RouteAsk) -> Untraced:
         if not self.telemetry.enabled:
-            return trace.INVALID_SPAN
-        attributes = {"rpc.system.name": "grpc", "rpc.method": METHOD}
-        parent = parent_of(ask.traceparent, ask.tracestate)
-        return self.telemetry.start_span(f"{METHOD}/ask", SpanKind.SERVER, parent=parent, attributes=attributes)
+            return UNTRACED
+        return self.telemetry.begin(SPAN, SpanKind.SERVER, caller_of(ask.traceparent, ask.tracestate), ABOUT)
 
-    def _take(self, ask: RouteAsk, span: Span) -> _Ask:
+    def _take(self, ask: RouteAsk, span: Untraced) -> _Ask:
         request = ask.request
         validation.check(request)
         if ask.caller:
@@ -118,7 +119,7 @@ class Desk:
         readable = [one for one in asked if one.reading]
         if not readable:
             return
-        began, began_ns = time.monotonic(), time.time_ns()
+        began = time.monotonic()
         strategy = self._classifier.strategy  # which a reload may replace before the scores are there
         try:
             rows = await self._classifier.scored_of([one.reading for one in readable])
@@ -130,13 +131,12 @@ class Desk:
         for one, scored in zip(readable, rows, strict=True):
             one.scored = scored
         labels = {"expertmesh.strategy": strategy.name}
-        self.telemetry.instruments.classify_duration.record(time.monotonic() - began, labels)
+        ended = time.monotonic()
+        self.telemetry.instruments.classify_duration.record(ended - began, labels)
         if self.telemetry.enabled:
-            ended_ns = time.time_ns()
-            labels["expertmesh.artefact"] = strategy.generation
+            about = {**labels, "expertmesh.artefact": strategy.generation}
             for one in readable:
-                with trace.use_span(one.span):
-                    self.telemetry.past_span("route.classify", began_ns, ended_ns, labels)
+                one.span.past("route.classify", began, ended, lambda: about)
 
     def _decide(self, one: _Ask, rules: Rules, places: Places, response: RouteSessionResponse) -> Decision:
         """Decide on one ask, into the response."""
@@ -167,9 +167,13 @@ class Desk:
             if not held:
                 self.admission.release()
         if self.telemetry.enabled:
-            one.span.set_attributes({**labels_of(decision), "expertmesh.replica": decision.chosen.replica})
-            one.span.set_attribute("expertmesh.generation", rules.generation)
-            one.span.set_attribute("rpc.response.status_code", "OK")
+            one.span.describe(
+                lambda: {
+                    **labels_of(decision),
+                    "expertmesh.replica": decision.chosen.replica,
+                    "expertmesh.generation": rules.generation,
+                }
+            )
             one.span.end()
         return decision
 
@@ -184,8 +188,7 @@ class Desk:
             self._ledger.routed(some[0].expert, some[0].reason, len(some))
 
 
-def _fail(response: RouteSessionResponse, ask: RouteAsk, span: Span, error: MeshError) -> None:
-    if span.is_recording():
-        fail(span, error)
-        span.end()
+def _fail(response: RouteSessionResponse, ask: RouteAsk, span: Untraced, error: MeshError) -> None:
+    span.fail(error)
+    span.end()
     response.answers.add(route_id=ask.route_id, failure=status_of(error))

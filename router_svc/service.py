@@ -30,9 +30,10 @@ from mesh_wire.process import STOPPED, settle, terminated
 from mesh_wire.prometheus import address_of
 from mesh_wire.serving import Serving, serving_by
 from mesh_wire.settings import Mesh
-from mesh_wire.telemetry import Telemetry, exporting, parent_of
+from mesh_wire.telemetry import Telemetry, exporting
 from mesh_wire.ticket_keys import keys_of
 from mesh_wire.tickets import TicketOffice
+from mesh_wire.trace_context import caller_of
 from router_svc.activity import Ledger
 from router_svc.admitting.turns import Turns
 from router_svc.admitting.watching import observe_queue, waits_of
@@ -92,17 +93,16 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
         headers = inference.headers_of(context)
         with (
             self._telemetry.instruments.call(f"{SERVICE}/Route"),
-            self._telemetry.span(
+            self._telemetry.begin(
                 f"{SERVICE}/Route",
                 SpanKind.SERVER,
-                parent=parent_of(headers.get("traceparent", ""), headers.get("tracestate", "")),
-                attributes={"rpc.system.name": "grpc", "rpc.method": f"{SERVICE}/Route"},
+                caller_of(headers.get("traceparent", ""), headers.get("tracestate", "")),
+                {"rpc.system.name": "grpc", "rpc.method": f"{SERVICE}/Route"},
             ) as span,
         ):
             validation.check(request.request)
             asked = Asked(Deadline.after(context.time_remaining()), "", span, time.monotonic())
             response = await self._answers.decide(request.request, asked)
-            span.set_attribute("rpc.response.status_code", "OK")
         response.ticket = self._fleet.replica(response.endpoint).ticket(response.route.expert, asked.deadline)
         return response
 
@@ -161,7 +161,7 @@ async def router_server(
     keys = keys_of(mesh.tickets)
     office = TicketOffice(keys, mesh.tickets.lifetime_s) if keys else None
     guard, shown = router_guard(mesh, telemetry), peer_headers(mesh.peers)
-    async with open_fleet(mesh.targets, telemetry, section.expert_tls, office, shown) as fleet:
+    async with open_fleet(mesh.targets, section.expert_tls, office, shown) as fleet:
         await fleet.looked()
         strategy = open_strategy(
             section.strategy,

@@ -26,7 +26,6 @@ from mesh_wire.deadlines import Deadline
 from mesh_wire.errors import MeshError
 from mesh_wire.outlets import Tally
 from mesh_wire.session_caller import SessionCaller
-from mesh_wire.telemetry import Telemetry
 from mesh_wire.wire_options import channel_options
 
 GENERATE = "/expertmesh.v1.InferenceService/Generate"
@@ -190,7 +189,7 @@ class OverSession:
     def __init__(self, port: int) -> None:
         options = [*channel_options(), ("grpc.use_local_subchannel_pool", 1)]
         self._channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options)
-        self._session = SessionCaller(self._channel, Telemetry.off())
+        self._session = SessionCaller(self._channel)
         self._asking: set[asyncio.Task[None]] = set()
 
     def ask(self, request: GenerateRequest, reading: Reading) -> Callable[[], None]:

@@ -14,7 +14,6 @@ from expertmesh.v1.router_pb2 import RouteAsk, RouteSessionRequest, RouteSession
 from expertmesh_client.ways import Ways
 from mesh_wire.deadlines import Deadline
 from mesh_wire.errors import MeshError
-from mesh_wire.telemetry import Telemetry
 from mesh_wire.wire_options import channel_options
 
 ROUTE_SESSION = "/expertmesh.v1.RouterService/RouteSession"
@@ -118,7 +117,7 @@ class AroundRouter:
 
     def __init__(self, port: int) -> None:
         self._channel = _open(f"127.0.0.1:{port}")
-        self._ways = Ways(self._channel, Telemetry.off(), _open)
+        self._ways = Ways(self._channel, _open)
         self._asking: set[asyncio.Task[None]] = set()
 
     def ask(self, request: GenerateRequest, reading: Reading) -> Callable[[], None]:
@@ -134,7 +133,7 @@ class AroundRouter:
     async def _ask(self, request: GenerateRequest, reading: Reading) -> None:
         usage = _Usage()
         try:
-            routed = await self._ways.routes.ask(request, Deadline(), {}, ())
+            routed = await self._ways.routes.ask(request, Deadline(), ("", ""), ())
             try:
                 decision = routed.decision
                 request.expert = decision.route.expert

@@ -106,7 +106,7 @@ class AsyncClient:
         def place(target: str) -> Place:
             channel = open_channel(target, tls, service_config=SERVICE_CONFIG, attentive=len(targets) > 1)
             around = (lambda to: open_channel(to, towards)) if direct else None
-            return Place(target, channel, self._telemetry, around, self._headers)
+            return Place(target, channel, around, self._headers)
 
         self._places = Places([place(each) for each in targets])
 
@@ -159,9 +159,9 @@ class AsyncClient:
 
         def begin(span: CallSpan) -> Call:
             if self._direct:
-                return DirectCall(self._places, request, self._time(timeout_s), dict(span.headers))
+                return DirectCall(self._places, request, self._time(timeout_s), span.span)
             if self._over == "session":
-                return SharedCall(self._places, request, self._time(timeout_s), dict(span.headers))
+                return SharedCall(self._places, request, self._time(timeout_s), span.span)
             headers = (*span.headers, *self._headers())
             kept = span.kept if span.is_told else None
             if len(self._places) > 1:

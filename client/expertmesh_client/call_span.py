@@ -1,14 +1,16 @@
 """The caller's span of one call: the root of a request's trace."""
 
+import time
 from collections.abc import Mapping, Sequence
 
-from opentelemetry import trace
-from opentelemetry.trace import Span, SpanKind
+from opentelemetry.trace import SpanKind
 from opentelemetry.util.types import AttributeValue
 
 from expertmesh.v1.generation_pb2 import Finished, RouteChosen
-from mesh_wire.sketches import Sketch, Verdict
-from mesh_wire.telemetry import Telemetry, fail
+from mesh_wire.sketches import Sketch
+from mesh_wire.telemetry import Telemetry
+from mesh_wire.trace_context import Verdict, current_caller
+from mesh_wire.untraced import UNTRACED, Untraced
 from mesh_wire.words import finish_word, reason_word
 
 
@@ -30,7 +32,7 @@ class CallSpan:
         """
         self.trace_id = ""  # 32 hexadecimal digits; empty when the call is not traced
         self.headers: Sequence[tuple[str, str]] = ()  # W3C trace context, as metadata
-        self._span: Span = trace.INVALID_SPAN
+        self.span: Untraced = UNTRACED
         self._verdict: Verdict | None = None
         self._has_text = False
         if not telemetry.enabled:
@@ -44,13 +46,12 @@ class CallSpan:
         }
         if port is not None:
             about["server.port"] = port
-        self._span = telemetry.start_span(method, SpanKind.CLIENT, attributes=about)
-        if isinstance(self._span, Sketch) and not decides:
-            self._span.record.tells = False
-            self._verdict = self._span.record.verdict = Verdict()
-        with trace.use_span(self._span):
-            self.headers = tuple(telemetry.carry().items())
-        self.trace_id = f"{self._span.get_span_context().trace_id:032x}"
+        self.span = telemetry.begin(method, SpanKind.CLIENT, current_caller(), about, tells=decides)
+        if isinstance(self.span, Sketch) and not self.span.kept and not decides:
+            self._verdict = self.span.verdict = Verdict()
+        named = zip(("traceparent", "tracestate"), self.span.headers(), strict=True)
+        self.headers = tuple((name, value) for name, value in named if value)
+        self.trace_id = f"{self.span.trace_id:032x}"
 
     @property
     def is_told(self) -> bool:
@@ -63,30 +64,28 @@ class CallSpan:
             self._verdict.kept = True
 
     def routed(self, route: RouteChosen) -> None:
-        self._span.set_attribute("expertmesh.expert", route.expert)
-        self._span.set_attribute("expertmesh.replica", route.replica)
-        self._span.set_attribute("expertmesh.reason", reason_word(route.reason))
+        self.span.set_attribute("expertmesh.expert", route.expert)
+        self.span.set_attribute("expertmesh.replica", route.replica)
+        self.span.set_attribute("expertmesh.reason", reason_word(route.reason))
 
     def got_text(self) -> None:
         """Note the first token; later ones leave no mark."""
         if not self._has_text:
             self._has_text = True
-            self._span.add_event("gen_ai.first_token")
+            self.span.first_token(time.monotonic())
 
     def finished(self, finished: Finished) -> None:
-        self._span.set_attribute("gen_ai.usage.input_tokens", finished.usage.prompt_tokens)
-        self._span.set_attribute("gen_ai.usage.output_tokens", finished.usage.completion_tokens)
-        self._span.set_attribute("gen_ai.response.finish_reasons", [finish_word(finished.reason)])
+        self.span.set_attribute("gen_ai.usage.input_tokens", finished.usage.prompt_tokens)
+        self.span.set_attribute("gen_ai.usage.output_tokens", finished.usage.completion_tokens)
+        self.span.set_attribute("gen_ai.response.finish_reasons", [finish_word(finished.reason)])
 
     def end(self, error: BaseException | None = None) -> None:
         """End the span; the second time does nothing."""
-        if not self._span.is_recording():
+        if not self.span.is_recording():
             return
-        if error is None:
-            self._span.set_attribute("rpc.response.status_code", "OK")
-        else:
-            fail(self._span, error)
-        self._span.end()
+        if error is not None:
+            self.span.fail(error)
+        self.span.end()
 
 
 def address_of(target: str) -> tuple[str, int | None]:

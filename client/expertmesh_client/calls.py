@@ -4,7 +4,7 @@ import asyncio
 import copy
 import random
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any, Protocol
 
@@ -16,6 +16,7 @@ from expertmesh_client.places import Place, Places
 from mesh_wire.deadlines import Deadline
 from mesh_wire.errors import DeadlinePassed, Foreign, MeshError, error_of_call
 from mesh_wire.tail import KEPT_HEADER
+from mesh_wire.untraced import Untraced
 
 # The same for both ways: gRPC follows it for calls, `SharedCall` in sessions.
 ATTEMPTS = 3
@@ -208,9 +209,7 @@ class Gathering(ABC):
 class SharedCall(Gathering):
     """An answer that comes through a session, which others share."""
 
-    def __init__(
-        self, places: Places, request: GenerateRequest, timeout_s: float | None, trace: Mapping[str, str]
-    ) -> None:
+    def __init__(self, places: Places, request: GenerateRequest, timeout_s: float | None, trace: Untraced) -> None:
         self._trace = trace
         super().__init__(places, request, timeout_s)
 

@@ -1,7 +1,5 @@
 """An answer around the router: its decision, and then the expert's own words."""
 
-from collections.abc import Mapping
-
 import grpc
 from opentelemetry.trace import SpanKind
 
@@ -13,17 +11,17 @@ from expertmesh_client.ways import Ways
 from mesh_wire.deadlines import Deadline
 from mesh_wire.errors import Busy, Foreign, MeshError, Unauthenticated, Unavailable
 from mesh_wire.outlets import StreamOutlet
-from mesh_wire.telemetry import parent_of
+from mesh_wire.untraced import Attributes, Untraced
+
+_ROUTE: Attributes = {"rpc.system.name": "grpc", "rpc.method": "expertmesh.v1.RouterService/RouteSession"}
 
 
 class DirectCall(Gathering):
     """An answer that comes from its expert itself, by a router's decision."""
 
-    def __init__(
-        self, places: Places, request: GenerateRequest, timeout_s: float | None, trace: Mapping[str, str]
-    ) -> None:
+    def __init__(self, places: Places, request: GenerateRequest, timeout_s: float | None, trace: Untraced) -> None:
         self._ways = _ways(places.now)
-        self._parent = parent_of(trace.get("traceparent", ""), trace.get("tracestate", ""))
+        self._trace = trace
         super().__init__(places, request, timeout_s)
 
     def _renew(self, place: Place) -> None:
@@ -62,14 +60,10 @@ class DirectCall(Gathering):
                 excluded.append(routed.decision.endpoint)
 
     async def _route(self, deadline: Deadline, excluded: list[str]) -> Routed:
-        about = {"rpc.system.name": "grpc", "rpc.method": "expertmesh.v1.RouterService/RouteSession"}
-        telemetry = self._ways.telemetry
-        with telemetry.span("route", SpanKind.CLIENT, parent=self._parent, attributes=about) as span:
-            carried = telemetry.carry()
-            telemetry.given_on(carried, self._ways.keep)
-            routed = await self._ways.routes.ask(self._request, deadline, carried, excluded)
-            span.set_attribute("rpc.response.status_code", "OK")
-            return routed
+        with self._trace.stage("route", SpanKind.CLIENT, lambda: _ROUTE) as route:
+            headers = route.headers()
+            route.given_to(headers[0], self._ways.keep)
+            return await self._ways.routes.ask(self._request, deadline, headers, excluded)
 
     async def _follow(self, routed: Routed, deadline: Deadline) -> None:
         decision = routed.decision
@@ -88,19 +82,19 @@ class DirectCall(Gathering):
         }
         failure: MeshError | None = Foreign("the caller left", status=grpc.StatusCode.CANCELLED)
         try:
-            with self._ways.telemetry.span(
-                "expert call", SpanKind.CLIENT, parent=self._parent, attributes=about
-            ) as span:
-                with self._ways.expert(decision.endpoint) as expert:
-                    await expert.ask(
-                        request,
-                        self._outlet,
-                        deadline,
-                        relay=note,
-                        ticket=decision.ticket,
-                        delivered=self._moving.delivered,
-                    )
-                span.set_attribute("rpc.response.status_code", "OK")
+            with (
+                self._trace.stage("expert call", SpanKind.CLIENT, lambda: about) as call,
+                self._ways.expert(decision.endpoint) as expert,
+            ):
+                await expert.ask(
+                    request,
+                    self._outlet,
+                    deadline,
+                    relay=note,
+                    trace=call,
+                    ticket=decision.ticket,
+                    delivered=self._moving.delivered,
+                )
             failure = None
         except MeshError as error:
             failure = error

@@ -9,7 +9,6 @@ from expertmesh.v1.router_pb2_grpc import RouterServiceStub
 from expertmesh_client.ways import Ways
 from mesh_wire.errors import Foreign, MeshError
 from mesh_wire.session_caller import Broken, Headers, SessionCaller
-from mesh_wire.telemetry import Telemetry
 
 # With these gRPC ends the calls of a server that dies, or shuts down.
 _GONE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
@@ -23,7 +22,6 @@ class Place:
         self,
         target: str,
         channel: grpc.aio.Channel,
-        telemetry: Telemetry,
         open_expert: Callable[[str], grpc.aio.Channel] | None,
         headers: Callable[[], Headers],
     ) -> None:
@@ -34,8 +32,8 @@ class Place:
         self.target = target
         self.inference = InferenceServiceStub(channel)
         self.router = RouterServiceStub(channel)
-        self.sessions = SessionCaller(channel, telemetry, headers)
-        self.ways = Ways(channel, telemetry, open_expert, self.sessions.keep, headers) if open_expert else None
+        self.sessions = SessionCaller(channel, headers)
+        self.ways = Ways(channel, open_expert, self.sessions.keep, headers) if open_expert else None
         self._channel = channel
 
     async def close(self) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import grpc
@@ -46,9 +46,9 @@ class RouteCaller:
         self._exchanges: list[_Exchange] = []  # the last one may be in use, the others wait for reports
 
     async def ask(
-        self, request: GenerateRequest, deadline: Deadline, trace: Mapping[str, str], excluded: Sequence[str]
+        self, request: GenerateRequest, deadline: Deadline, trace: tuple[str, str], excluded: Sequence[str]
     ) -> Routed:
-        """Ask who answers, and hold a place there.
+        """Ask who answers, and hold a place there. `trace` is `traceparent` and `tracestate`; empty: none.
 
         Raises:
             MeshError: as the router says; UNAVAILABLE when the exchange broke.
@@ -85,7 +85,7 @@ class _Exchange:
         self._tasks = [asyncio.create_task(self._write()), asyncio.create_task(self._read())]
 
     async def ask(
-        self, request: GenerateRequest, deadline: Deadline, trace: Mapping[str, str], excluded: Sequence[str]
+        self, request: GenerateRequest, deadline: Deadline, trace: tuple[str, str], excluded: Sequence[str]
     ) -> Routed:
         self._last_id = route_id = self._last_id + 1
         left_s = deadline.left_s()
@@ -93,8 +93,8 @@ class _Exchange:
             route_id=route_id,
             request=request,
             timeout=None if left_s is None else duration(left_s),
-            traceparent=trace.get("traceparent", ""),
-            tracestate=trace.get("tracestate", ""),
+            traceparent=trace[0],
+            tracestate=trace[1],
             reserve=True,
             excluded=excluded,
         )

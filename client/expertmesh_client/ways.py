@@ -10,7 +10,6 @@ import grpc
 
 from expertmesh_client.routes import RouteCaller
 from mesh_wire.session_caller import Headers, SessionCaller
-from mesh_wire.telemetry import Telemetry
 
 IDLE_S = 60.0  # after which the way to a replica is closed
 
@@ -35,7 +34,6 @@ class Ways:
     def __init__(
         self,
         channel: grpc.aio.Channel,
-        telemetry: Telemetry,
         open_expert: Callable[[str], grpc.aio.Channel],
         keep: Callable[[str], None] = lambda traceparent: None,
         headers: Callable[[], Headers] = tuple,
@@ -45,7 +43,6 @@ class Ways:
         headers: say to the router, and to nobody else, who asks.
         """
         self.routes = RouteCaller(channel, headers)
-        self.telemetry = telemetry
         self.keep = keep
         self.closed = False
         self._open_expert = open_expert
@@ -59,7 +56,7 @@ class Ways:
         self._close_idle(now - IDLE_S)
         if endpoint not in self._experts:
             channel = self._open_expert(endpoint)
-            self._experts[endpoint] = _Way(channel, SessionCaller(channel, self.telemetry))
+            self._experts[endpoint] = _Way(channel, SessionCaller(channel))
         way = self._experts[endpoint]
         way.under_way += 1
         try:

@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 
 from mesh_wire.auth.doors import Doors
 from mesh_wire.session_caller import Headers
-from mesh_wire.telemetry import Telemetry
 from mesh_wire.tickets import TicketOffice
 from mesh_wire.tls import ClientTls
 from router_svc.choosing.roster import Roster
@@ -27,14 +26,12 @@ class Fleet:
 
     def __init__(
         self,
-        telemetry: Telemetry,
         tls: ClientTls | None = None,
         office: TicketOffice | None = None,
         headers: Headers = (),
     ) -> None:
         self._headers = headers
         self._office = office
-        self._telemetry = telemetry
         self._tls = tls
         self._replicas: dict[str, Replica] = {}
         self._roster = Roster()
@@ -111,7 +108,6 @@ class Fleet:
             replica = Replica(
                 endpoint,
                 doors.open(),
-                self._telemetry,
                 self._office,
                 self._changed.add,
                 self._pause_s,
@@ -174,7 +170,6 @@ async def _leave(replica: Replica, watch: asyncio.Task[None]) -> None:
 @asynccontextmanager
 async def open_fleet(
     targets: Iterable[str],
-    telemetry: Telemetry,
     tls: ClientTls | None = None,
     office: TicketOffice | None = None,
     headers: Headers = (),
@@ -186,7 +181,7 @@ async def open_fleet(
         office: gives the tickets with which replicas are asked; None: they are asked without.
         headers: say who asks, in every call.
     """
-    fleet = Fleet(telemetry, tls, office, headers)
+    fleet = Fleet(tls, office, headers)
     try:
         for target in targets:
             await fleet.add(target)

@@ -17,8 +17,8 @@ from mesh_wire.errors import Internal, MeshError, Unavailable, error_of_call
 from mesh_wire.outlets import Outlet
 from mesh_wire.resuming import Delivered
 from mesh_wire.session_caller import Headers, Pulse, Relay, SessionCaller
-from mesh_wire.telemetry import Telemetry
 from mesh_wire.tickets import TicketOffice
+from mesh_wire.untraced import UNTRACED, Untraced
 from router_svc.choosing.candidate import Candidate, terms_of
 from router_svc.replicas.standing import SLOW_START_S, Standing, far_slower
 
@@ -38,7 +38,6 @@ class Replica:
         self,
         endpoint: str,
         channel: grpc.aio.Channel,
-        telemetry: Telemetry,
         office: TicketOffice | None = None,
         changed: "Callable[[Replica], None]" = lambda replica: None,
         pause_s: Callable[[], float] = lambda: 0.0,
@@ -80,9 +79,8 @@ class Replica:
         self._channel = channel
         self._headers = headers
         self._reopened = reopened
-        self._telemetry = telemetry
         self._office = office
-        self._session = SessionCaller(channel, telemetry, self._session_headers)
+        self._session = SessionCaller(channel, self._session_headers)
         self._left: list[tuple[SessionCaller, grpc.aio.Channel]] = []  # with requests that were under way
 
     @property
@@ -111,12 +109,13 @@ class Replica:
         caller: str,
         relay: Relay,
         delivered: Delivered | None = None,
+        trace: Untraced = UNTRACED,
     ) -> None:
         """Have a request answered here; see `SessionCaller.ask`."""
         self.hold()
         began = time.monotonic()
         try:
-            await self._session.ask(request, outlet, deadline, caller, relay, delivered=delivered)
+            await self._session.ask(request, outlet, deadline, caller, relay, trace=trace, delivered=delivered)
         except MeshError as error:
             if error.code in _ITS_FAULT and error.reason != "DRAINING":
                 self.failed(began, error)
@@ -276,7 +275,7 @@ class Replica:
         log.info("%s is asked with new certificates", self.endpoint)
         self._session.renew()
         self._left.append((self._session, self._channel))
-        self._session, self._channel = SessionCaller(channel, self._telemetry, self._session_headers), channel
+        self._session, self._channel = SessionCaller(channel, self._session_headers), channel
         if not self.outstanding:
             left, self._left = self._left, []
             for session, old in left:

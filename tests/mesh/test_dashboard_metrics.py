@@ -9,7 +9,6 @@ from typing import Any
 import promql_parser as promql
 import pytest
 from opentelemetry.metrics import Counter, NoOpMeter
-from opentelemetry.trace import NoOpTracer
 
 from mesh_wire.telemetry import Telemetry
 from support.mesh import running_mesh
@@ -151,7 +150,7 @@ class Noting(NoOpMeter):
 
 async def test_the_table_has_every_instrument_with_its_type_and_unit() -> None:
     meter = Noting()
-    telemetry = Telemetry(NoOpTracer(), meter, enabled=False)
+    telemetry = Telemetry(meter)
     async with running_mesh(telemetry=telemetry, expert_telemetry=telemetry):
         created = dict(meter.instruments)
     told = {name: (cells[0], cells[1]) for name, cells in table().items()}

@@ -12,7 +12,6 @@ from mesh_wire.errors import Busy, MeshError
 from mesh_wire.outlets import StreamOutlet
 from mesh_wire.session_caller import SessionCaller
 from mesh_wire.settings import Simulation
-from mesh_wire.telemetry import Telemetry
 from support.mesh import RunningRouter, running_mesh
 from support.waiting import eventually
 
@@ -24,7 +23,7 @@ class Callers:
     """Asks as whoever it is told to, and keeps the order in which answers came."""
 
     def __init__(self, mesh: RunningRouter) -> None:
-        self._sessions = SessionCaller(mesh.channel, Telemetry.off())
+        self._sessions = SessionCaller(mesh.channel)
         self.order: list[str] = []
         self.asked = 0
 

@@ -15,7 +15,6 @@ import pytest
 from grpc_health.v1 import health_pb2
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from opentelemetry.trace import NoOpTracer
 
 from expertmesh_client import AsyncClient
 from mesh_wire.errors import MeshError
@@ -199,7 +198,7 @@ async def test_a_control_chooses_among_the_experts_of_the_new_file(tmp_path: Pat
 
 async def test_outcomes_and_the_generation_are_metrics(tmp_path: Path, expert: RunningExpert) -> None:
     reader = InMemoryMetricReader()
-    telemetry = Telemetry(NoOpTracer(), MeterProvider(metric_readers=[reader]).get_meter("test"), enabled=False)
+    telemetry = Telemetry(MeterProvider(metric_readers=[reader]).get_meter("test"))
     async with watched_router(tmp_path, expert.target, telemetry=telemetry) as watched:
         watched.write(threshold=0.9)
         await watched.becomes(2)

@@ -417,9 +417,10 @@ async def test_traces_alone(collector: Collector) -> None:
     assert not collector.metrics
 
 
-async def test_a_ratio_of_traces_is_kept_whole(collector: Collector) -> None:
+@pytest.mark.parametrize("tail", ["off", "errors"])
+async def test_a_ratio_of_traces_is_kept_whole(collector: Collector, tail: str) -> None:
     ratio = {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.5"}
-    async with traced_mesh(collector, env=ratio) as mesh:
+    async with traced_mesh(collector, env={**ratio, "EXPERTMESH_TRACE_TAIL": tail}) as mesh:
         for _ in range(60):
             await whole(mesh.inference.Generate(greedy(max_new_tokens=1)))
 

@@ -12,7 +12,6 @@ import pytest
 from numpy.typing import NDArray
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from opentelemetry.trace import NoOpTracer
 
 from expertmesh.v1.generation_pb2 import Chat, ChatMessage, GenerateRequest, Part, Role, TokenIds
 from mesh_wire.telemetry import Telemetry
@@ -219,7 +218,7 @@ class Whole:
 
 async def test_decisions_margins_and_the_artefact_s_age_are_metrics() -> None:
     reader = InMemoryMetricReader()
-    telemetry = Telemetry(NoOpTracer(), MeterProvider(metric_readers=[reader]).get_meter("test"), enabled=False)
+    telemetry = Telemetry(MeterProvider(metric_readers=[reader]).get_meter("test"))
     strategy = TwoStaged()
     strategy.created = (datetime.now(UTC) - timedelta(hours=1)).isoformat()  # type: ignore[attr-defined]
     async with aclosing(Classifier(strategy, budget_s=30, telemetry=telemetry)) as classifier:

@@ -6,15 +6,10 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from opentelemetry.metrics import NoOpMeter
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
-from opentelemetry.trace import INVALID_SPAN
+from opentelemetry.trace import SpanKind
 
+from mesh_wire import long_streams
 from mesh_wire.long_streams import (
-    FIRST_TOKEN,
     LONGEST_PAUSE_S,
     NEXT_S,
     PROGRESS,
@@ -28,19 +23,30 @@ from mesh_wire.long_streams import (
     stride_of,
 )
 from mesh_wire.outlets import Tally
-from mesh_wire.telemetry import Telemetry
+from mesh_wire.sketches import Sketch, Stage
+from mesh_wire.trace_context import NOBODY, SAMPLED
+from mesh_wire.untraced import UNTRACED, LeftOut
+from support.waiting import eventually
 
 
-@pytest.fixture
-def exported() -> InMemorySpanExporter:
-    return InMemorySpanExporter()
+class Sampled:
+    """What a sampled request leaves: its parts as they end."""
 
+    def __init__(self) -> None:
+        self.parts: list[Sketch | Stage] = []
+        self.request = Sketch(self, 7, SAMPLED, NOBODY, "request", SpanKind.SERVER, {"expertmesh.expert": "math"})
+        self.request.kept = True
+        self.request.began = 0.0
 
-@pytest.fixture
-def telemetry(exported: InMemorySpanExporter) -> Telemetry:
-    provider = TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(SimpleSpanProcessor(exported))
-    return Telemetry(provider.get_tracer("t"), NoOpMeter("t"), enabled=True, token_event_stride=10)
+    def ended(self, sketch: Sketch) -> None:
+        self.parts.append(sketch)
+
+    def export(self, sketch: Sketch, part: Sketch | Stage) -> None:
+        self.parts.append(part)
+
+    @property
+    def events(self) -> list[str]:
+        return [name for name, _, _ in self.request.events]
 
 
 def test_marks_come_at_the_stride_which_doubles() -> None:
@@ -74,65 +80,73 @@ def test_the_stride_is_a_setting(said: str, stride: int, caplog: pytest.LogCaptu
     assert bool(caplog.text) == (said in ("-1", "few"))
 
 
-def test_word_is_given_ever_more_rarely_with_what_is_known(
-    telemetry: Telemetry, exported: InMemorySpanExporter
-) -> None:
-    span, tally = telemetry.start_span("request", attributes={"expertmesh.expert": "math", "other": 1}), Tally()
-    watched = Watched(span, tally, 10, now=0.0, first=True)
+def test_word_is_given_ever_more_rarely_with_what_is_known() -> None:
+    sampled, tally = Sampled(), Tally()
+    sampled.request.set_attribute("other", 1)
+    watched = Watched(sampled.request, tally, 10)
     for second in range(1, 3601):
         tally.count(2)
-        watched.look(float(second), telemetry)
+        watched.look(float(second))
 
-    words = exported.get_finished_spans()
+    words = [part for part in sampled.parts if isinstance(part, Stage)]
+    assert words == sampled.parts
     assert {word.name for word in words} == {PROGRESS}
-    assert {word.parent.span_id for word in words} == {span.get_span_context().span_id}
-    assert [word.attributes[SO_FAR] for word in words][:4] == [10, 30, 70, 150]
+    said = [word.about() for word in words]
+    assert [one[SO_FAR] for one in said][:4] == [10, 30, 70, 150]
     assert len(words) == 16
-    pauses = [word.attributes[NEXT_S] for word in words]
+    pauses = [one[NEXT_S] for one in said]
     assert pauses == sorted(pauses)
     assert pauses[-1] == LONGEST_PAUSE_S
-    assert words[0].attributes["expertmesh.expert"] == "math"
-    assert "other" not in words[0].attributes
-    assert words[1].attributes["expertmesh.stream.tokens_per_s"] == pytest.approx(2)
-    assert words[-1].attributes["expertmesh.stream.seconds"] == pytest.approx(3315)
-    names = [event.name for event in span.events]
-    assert names.count(FIRST_TOKEN) == 1
-    assert 8 <= names.count(TOKENS) <= 60
+    assert said[0]["expertmesh.expert"] == "math"
+    assert "other" not in said[0]
+    assert said[1]["expertmesh.stream.tokens_per_s"] == pytest.approx(2)
+    assert said[-1]["expertmesh.stream.seconds"] == pytest.approx(3315)
+    assert [(after.began, before.ended) for before, after in pairwise(words)] == [
+        (before.ended, before.ended) for before in words[:-1]
+    ]
+    assert 8 <= sampled.events.count(TOKENS) <= 60
 
 
-def test_without_a_token_there_is_word_and_no_mark(telemetry: Telemetry, exported: InMemorySpanExporter) -> None:
-    span = telemetry.start_span("request")
-    watched = Watched(span, Tally(), 10, now=0.0, first=True)
-    watched.look(5.0, telemetry)
-    [word] = exported.get_finished_spans()
-    assert word.attributes[SO_FAR] == 0
-    assert not span.events
+def test_without_a_token_there_is_word_and_no_mark() -> None:
+    sampled = Sampled()
+    Watched(sampled.request, Tally(), 10).look(5.0)
+    [word] = sampled.parts
+    assert isinstance(word, Stage)
+    assert word.about()[SO_FAR] == 0
+    assert not sampled.events
 
 
-async def test_the_last_look_marks_the_first_token_of_a_short_answer_and_gives_no_word(
-    telemetry: Telemetry, exported: InMemorySpanExporter
-) -> None:
-    streams, tally = LongStreams(telemetry), Tally()
-    span = telemetry.start_span("request")
-    watched = streams.begin(span, tally)
-    tally.count(1)
-    streams.end(watched)
-    assert [event.name for event in span.events] == [FIRST_TOKEN]
-    assert not exported.get_finished_spans()
-    assert streams._timer is None
+def test_of_what_may_never_be_exported_there_is_no_word() -> None:
+    sampled = Sampled()
+    sampled.request.kept = False
+    Watched(sampled.request, Tally(), 10).look(5.0)
+    assert not sampled.parts
+    assert not sampled.request.stages
 
 
-async def test_an_answer_that_goes_on_has_had_its_first_token(telemetry: Telemetry) -> None:
-    streams, tally = LongStreams(telemetry), Tally()
-    span = telemetry.start_span("request")
-    tally.count(1)
-    streams.end(streams.begin(span, tally, first=False))
-    assert not span.events
+async def test_the_last_look_marks_what_was_over_before_the_first_and_gives_no_word() -> None:
+    sampled, streams, tally = Sampled(), LongStreams(10), Tally()
+    streams.begin(sampled.request, tally)
+    tally.count(25)
+    streams.end(sampled.request)
+    assert sampled.events == [TOKENS]
+    assert not sampled.parts
+
+
+async def test_the_timer_looks_at_those_that_run_and_goes_with_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(long_streams, "LOOK_EVERY_S", 0.001)
+    sampled, streams, tally = Sampled(), LongStreams(10), Tally()
+    streams.begin(sampled.request, tally)
+    tally.count(10)
+    await eventually(lambda: sampled.events == [TOKENS])
+    streams.end(sampled.request)
+    assert sampled.events == [TOKENS]
+    await eventually(lambda: streams._timer is None)
 
 
 async def test_what_is_not_recorded_is_not_looked_at() -> None:
-    unsampled = TracerProvider(sampler=ALWAYS_OFF, shutdown_on_exit=False).get_tracer("t").start_span("request")
-    streams = LongStreams(Telemetry.off())
-    for span in (INVALID_SPAN, unsampled):
-        assert streams.begin(span, Tally()) is None
+    streams = LongStreams(10)
+    for request in (UNTRACED, LeftOut(7, "", "")):
+        streams.begin(request, Tally())
+        streams.end(request)
     assert streams._timer is None

@@ -16,7 +16,6 @@ from mesh_wire.errors import Foreign, MeshError, Unavailable
 from mesh_wire.outlets import StreamOutlet
 from mesh_wire.serving import open_channel, serving
 from mesh_wire.session_caller import SessionCaller
-from mesh_wire.telemetry import Telemetry
 from support.asking import greedy
 from support.mesh import ANYWHERE
 from support.waiting import eventually
@@ -68,7 +67,7 @@ async def calling(answering: Answering, **more: float) -> AsyncIterator[tuple[Se
         serving(register, [name], address=ANYWHERE, grace_s=0) as running,
         open_channel(f"127.0.0.1:{running.port}") as channel,
     ):
-        caller = SessionCaller(channel, Telemetry.off(), **more)
+        caller = SessionCaller(channel, **more)
         try:
             yield caller, server
         finally:
@@ -180,7 +179,7 @@ async def test_nobody_listening_is_an_error_at_once() -> None:
     async with calling(never) as (caller, _):
         pass
     async with open_channel("127.0.0.1:1") as channel:
-        caller = SessionCaller(channel, Telemetry.off())
+        caller = SessionCaller(channel)
         assert (await refusal(caller)).reason == "EXPERT_LOST"
         await caller.close()
 

@@ -7,6 +7,7 @@ import urllib.error
 import urllib.request
 
 import pytest
+from opentelemetry.trace import SpanKind
 
 from expertmesh_client.traces.jaeger import fetch_trace
 from expertmesh_client.traces.local import Keeping, local_traces
@@ -23,9 +24,9 @@ def exported(endpoint):
     """Export a small trace as a service does; returns its id."""
     env = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_METRICS_EXPORTER": "none"}
     with exporting("expertmesh-client", "test", env=env) as telemetry:
-        with telemetry.span("outer") as span, telemetry.span("inner"):
+        with telemetry.begin("outer", SpanKind.INTERNAL) as span, span.stage("inner"):
             pass
-        return f"{span.get_span_context().trace_id:032x}"
+        return f"{span.trace_id:032x}"
 
 
 def get(url):
@@ -130,7 +131,7 @@ async def test_metrics_are_accepted_and_exporters_do_not_complain(caplog):
         env = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}"}
         with exporting("expertmesh-router", "test", env=env) as telemetry:
             telemetry.instruments.in_flight.add(1)
-            with telemetry.span("outer"):
+            with telemetry.begin("outer", SpanKind.INTERNAL):
                 pass
 
     assert len(store) == 1

@@ -20,7 +20,6 @@ from expertmesh_client.tokens import shown
 from mesh_wire.deadlines import Deadline
 from mesh_wire.errors import error_of_call
 from mesh_wire.session_caller import SessionCaller
-from mesh_wire.telemetry import Telemetry
 from mesh_wire.wire_options import channel_options
 
 CONNECTED_WITHIN_S = 10.0
@@ -79,16 +78,14 @@ class _Session:
 
     def __init__(self, job: Job, connections: int) -> None:
         self._channels = _Channels(job, connections)
-        self._sessions = [
-            SessionCaller(channel, Telemetry.off(), self._channels.headers) for channel in self._channels.each
-        ]
+        self._sessions = [SessionCaller(channel, self._channels.headers) for channel in self._channels.each]
 
     async def ready(self) -> None:
         await self._channels.ready()
 
     async def ask(self, request: GenerateRequest, reading: Reading, user: int, timeout_s: float | None) -> None:
         session = self._sessions[user % len(self._sessions)]
-        await session.ask(request, reading, Deadline.after(timeout_s), trace={})
+        await session.ask(request, reading, Deadline.after(timeout_s))
 
     async def close(self) -> None:
         for session in self._sessions:

@@ -6,8 +6,8 @@ from enum import Enum
 from expertmesh_client.traces.spans import Kind, Span
 from expertmesh_client.traces.tree import Node, duration_text
 
-# A stage's times are another clock's, compared once per request (`mesh_wire.telemetry.epoch_offset_ns`), so they may
-# stand this far outside the span around them without a clock having jumped.
+# Spans may stand this far outside the span around them without a clock having jumped: other clocks may have been
+# compared for them, and at another time. (Ours of one request in one process are compared once; see `sketches`.)
 SLACK_NS = 5_000_000
 
 
