@@ -20,9 +20,9 @@ from mesh_wire.deadlines import put_s, seconds
 from mesh_wire.errors import BadInput, MeshError, NotFound, Unavailable
 from mesh_wire.inference import Asked
 from mesh_wire.metrics import failure_word
+from mesh_wire.open_session import Relay
 from mesh_wire.outlets import Outlet
 from mesh_wire.resuming import Delivered
-from mesh_wire.session_caller import Relay
 from mesh_wire.telemetry import Telemetry
 from mesh_wire.untraced import Attributes
 from router_svc.activity import Ledger

@@ -8,7 +8,8 @@ from expertmesh.v1.inference_pb2_grpc import InferenceServiceStub
 from expertmesh.v1.router_pb2_grpc import RouterServiceStub
 from expertmesh_client.ways import Ways
 from mesh_wire.errors import Foreign, MeshError
-from mesh_wire.session_caller import Broken, Headers, SessionCaller
+from mesh_wire.open_session import Broken, Headers
+from mesh_wire.session_caller import SessionCaller
 
 # With these gRPC ends the calls of a server that dies, or shuts down.
 _GONE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)

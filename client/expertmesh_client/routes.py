@@ -12,7 +12,7 @@ from expertmesh.v1.router_pb2 import RouteAsk, RouteReport, RouteResponse, Route
 from expertmesh.v1.router_pb2_grpc import RouterServiceStub
 from mesh_wire.deadlines import Deadline, duration
 from mesh_wire.errors import Foreign, MeshError, Unavailable, error_of, error_of_stream, status_of
-from mesh_wire.session_caller import Headers
+from mesh_wire.open_session import Headers
 from mesh_wire.wire_options import SESSION_AGE_S
 
 LAST_WORDS_S = 1.0  # in which the last reports must have reached the router when the client is closed

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from mesh_wire.session_caller import Headers
+from mesh_wire.open_session import Headers
 
 Token = str | Callable[[], str]  # a token, or what returns one that is good now, called whenever a stream is opened
 

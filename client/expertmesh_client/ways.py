@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import grpc
 
 from expertmesh_client.routes import RouteCaller
-from mesh_wire.session_caller import Headers, SessionCaller
+from mesh_wire.open_session import Headers
+from mesh_wire.session_caller import SessionCaller
 
 IDLE_S = 60.0  # after which the way to a replica is closed
 

@@ -10,8 +10,8 @@ from mesh_wire.auth.identity import AUTHORIZATION, Identities
 from mesh_wire.auth.production import accepted
 from mesh_wire.auth.sections import CallerSection, PeerSection
 from mesh_wire.deadlines import Deadline
+from mesh_wire.open_session import Headers
 from mesh_wire.secret_sources import secret_of
-from mesh_wire.session_caller import Headers
 from mesh_wire.settings import ExpertSection, Mesh, TicketSection
 from mesh_wire.telemetry import Telemetry
 from mesh_wire.ticket_keys import keys_of

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Collection, Iterable
 from contextlib import asynccontextmanager
 
 from mesh_wire.auth.doors import Doors
-from mesh_wire.session_caller import Headers
+from mesh_wire.open_session import Headers
 from mesh_wire.tickets import TicketOffice
 from mesh_wire.tls import ClientTls
 from router_svc.choosing.roster import Roster

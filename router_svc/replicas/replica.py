@@ -14,9 +14,10 @@ from expertmesh.v1.generation_pb2 import GenerateRequest
 from mesh_wire import inference
 from mesh_wire.deadlines import Deadline, duration, seconds
 from mesh_wire.errors import Internal, MeshError, Unavailable, error_of_call
+from mesh_wire.open_session import Headers, Pulse, Relay
 from mesh_wire.outlets import Outlet
 from mesh_wire.resuming import Delivered
-from mesh_wire.session_caller import Headers, Pulse, Relay, SessionCaller
+from mesh_wire.session_caller import SessionCaller
 from mesh_wire.tickets import TicketOffice
 from mesh_wire.untraced import UNTRACED, Untraced
 from router_svc.choosing.candidate import Candidate, terms_of

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 
 from expertmesh.v1.expert_pb2 import Load
 from mesh_wire.deadlines import seconds
-from mesh_wire.session_caller import Pulse
+from mesh_wire.open_session import Pulse
 from router_svc.replicas.replica import Replica
 
 SWEEP_S = 0.2  # between two looks

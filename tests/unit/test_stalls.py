@@ -4,7 +4,7 @@ import pytest
 
 from expertmesh.v1.expert_pb2 import Load
 from mesh_wire.deadlines import duration
-from mesh_wire.session_caller import Pulse
+from mesh_wire.open_session import Pulse
 from router_svc.replicas.stalls import stall_of
 
 NOW, STALL_S = 1000.0, 2.5
