@@ -10,6 +10,7 @@ PROTOC := $(PY) -m grpc_tools.protoc -I protos -I third_party
 export HF_HUB_OFFLINE := 1
 export PYTHONUNBUFFERED := 1
 unexport PYTHONPATH # the environment is .venv and nothing else
+unexport PYTHONDONTWRITEBYTECODE # tests and benchmarks start hundreds of processes, and each would compile it all
 
 .DEFAULT_GOAL := help
 .PHONY: help setup model proto check style types stubs contract test demo bench characterise overhead fuzz chaos lock clean
@@ -44,8 +45,9 @@ contract: setup
 	.venv/bin/buf lint
 	@.ci/breaking .venv/bin/buf
 
+# Two processes, since starting vLLM keeps one core busy and most other tests wait for something; a file stays in one.
 test: setup model ## the whole suite
-	$(PY) -m pytest $(PYTEST_ARGS)
+	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 demo: setup model ## start a mesh with real engines, ask it real questions, stop it
 	@$(PY) -m expertmesh_client.demo --config mesh.yaml

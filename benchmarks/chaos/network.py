@@ -164,9 +164,12 @@ def network(nodes: Sequence[str]) -> Iterator[Network]:
 def traces_of(tag: str = PREFIX) -> list[str]:
     """Return what there is of a network, or of any: namespaces, links, files, mounts."""
     spaces = [line.split()[0] for line in run_command("ip", "netns", "list").splitlines()]
-    links = [line.split()[1] for line in run_command("ip", "-o", "link").splitlines()]
     folders = [each.name for each in NAMES.iterdir()] if NAMES.is_dir() else []
-    return [each for each in (*spaces, *links, *folders, *_mounts(tag)) if tag in each]
+    return [each for each in (*spaces, *_links(), *folders, *_mounts(tag)) if tag in each]
+
+
+def _links() -> list[str]:
+    return [line.split()[1].rstrip(":").partition("@")[0] for line in run_command("ip", "-o", "link").splitlines()]
 
 
 def _mounts(tag: str) -> list[str]:
@@ -192,8 +195,12 @@ def remove(tag: str) -> None:
         for pid in run_command("ip", "netns", "pids", space).split():
             with suppress(ProcessLookupError):
                 os.kill(int(pid), 9)
+    # Before the namespaces, with which links go at some later time: the next network has the same names.
+    for link in _links():
+        if link.startswith((f"{tag}v", f"{tag}br")):
+            _quietly("ip", "link", "del", link)
+    for space in spaces:
         _quietly("ip", "netns", "del", space)
-    _quietly("ip", "link", "del", f"{tag}br")
     for place in _mounts(f"{tag}-"):
         _quietly("umount", "-l", place)
         shutil.rmtree(Path(place).parent, ignore_errors=True)

@@ -74,8 +74,10 @@ async def test_leaving_while_the_reader_is_stalled_and_the_pipe_is_full_frees_ev
 async def test_without_the_cancel_a_stalled_caller_s_place_would_stay_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the test above would not notice if it proved nothing."""
 
+    left = asyncio.Event()  # the router has heard of it
+
     async def no_cancel(*tasks: asyncio.Task[object]) -> None:
-        return
+        left.set()
 
     engine = Firehose()
     async with running_mesh({"a": engine}, drain_grace_s=0) as mesh:
@@ -86,6 +88,7 @@ async def test_without_the_cancel_a_stalled_caller_s_place_would_stay_taken(monk
         with monkeypatch.context() as without:
             without.setattr(inference, "_ended", no_cancel)
             call.cancel()
+            await eventually(left.is_set)
             said = engine.sent_bytes
             await eventually(lambda: engine.held == 0 or engine.sent_bytes > said + 2 * PIPE)
 

@@ -22,6 +22,7 @@ LONGEST_S = 60.0
 TOLERANCE = 0.1
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(300)
 async def test_a_router_that_was_slowed_down_by_a_fifth_is_caught(tmp_path: Path) -> None:
     if os.getloadavg()[0] > 2 * len(os.sched_getaffinity(0)):

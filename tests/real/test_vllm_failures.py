@@ -4,7 +4,7 @@ import asyncio
 import os
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack, aclosing, suppress
 from pathlib import Path
 
 import psutil
@@ -37,9 +37,12 @@ SUBJECTS = (
 
 def processes() -> list[str]:
     """Return the names of the processes that vLLM left running under this one."""
-    children = psutil.Process().children(recursive=True)
-    commands = [" ".join(child.cmdline()) for child in children if child.status() != psutil.STATUS_ZOMBIE]
-    return [command for command in commands if "resource_tracker" not in command]
+    commands = []
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # gone since, or dead and not buried
+            commands.append(" ".join(child.cmdline()))
+    # One that is just dying has given back its memory, and its command line with that.
+    return [command for command in commands if command and "resource_tracker" not in command]
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import psutil
 
 from expertmesh.v1.inference_pb2_grpc import InferenceServiceStub
 from mesh_wire.wire_options import channel_options
@@ -106,6 +107,11 @@ def gone(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except (FileNotFoundError, ProcessLookupError):
         return True
+
+
+def listens(pid: int) -> bool:
+    """Whether a process takes connections."""
+    return any(one.status == psutil.CONN_LISTEN for one in psutil.Process(pid).net_connections("tcp"))
 
 
 def children(pid: int) -> list[int]:

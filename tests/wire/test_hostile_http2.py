@@ -69,7 +69,8 @@ async def attacked(folder: Path) -> AsyncIterator[Server]:
         "name": "target",
         "listen": "127.0.0.1:0",
         "serves": {"general": None},
-        "simulated": {"step_base_s": 0.001},
+        # More places than an attack takes: a full house would refuse an honest caller, and rightly.
+        "simulated": {"step_base_s": 0.001, "slots": 256},
         "max_in_flight": 200,
     }
     config.write_text(json.dumps({"router": {"listen": "127.0.0.1:0", "strategy": "round_robin"}, "experts": [expert]}))
