@@ -3,6 +3,7 @@
 from expertmesh.v1.generation_pb2 import GenerateRequest, RouteChosen
 from expertmesh_client.places import is_gone
 from mesh_wire.errors import MeshError
+from mesh_wire.open_session import Broken
 from mesh_wire.outlets import StreamOutlet
 from mesh_wire.resuming import Delivered, obstacle, unsupported
 
@@ -39,8 +40,16 @@ class Moving:
         self._last = len(self.delivered.token_ids)  # tokens that had come before the server that is asked now
 
     def worth_it(self, error: MeshError) -> bool:
-        """Whether another server may go on where this one ended with `error`."""
-        return self._servers > 1 and is_gone(error) and self.moves < ROUNDS * self._servers - 1
+        """Whether another server may go on where this one ended with `error`.
+
+        The only one may as well, where a session broke in mid-answer: behind one address there may be several workers
+        or a process that starts again, and one that leaves cannot know whether its last words were read.
+        """
+        if not is_gone(error) or self.moves >= ROUNDS * self._servers - 1:
+            return False
+        if self._servers > 1:
+            return True
+        return isinstance(error, Broken) and bool(self.delivered.token_ids) and not obstacle(self.request)
 
     @property
     def all_tried(self) -> bool:

@@ -17,17 +17,27 @@ from support.waiting import eventually
 REQUESTS = 10
 
 
+EARLIER: list[Asked] = []  # what tests before this one left in the process
+
+
 @pytest.fixture(autouse=True)
 def _without_collector() -> Iterator[None]:
     gc.collect()
+    EARLIER.extend(known())
     gc.disable()
     yield
     gc.enable()
+    EARLIER.clear()
+
+
+def known() -> list[Asked]:
+    return [one for one in gc.get_objects() if type(one) is Asked]
 
 
 def asked() -> int:
     """How many requests this process has in its memory: those of the router and those of its expert."""
-    return sum(type(one) is Asked for one in gc.get_objects())
+    earlier = {id(one) for one in EARLIER}
+    return sum(id(one) not in earlier for one in known())
 
 
 async def answered(client: AsyncClient, engine: ByHand) -> None:
