@@ -3,8 +3,8 @@
 A router, an expert with a simulated engine and the client are asked the same work directly, by sessions and by
 `Generate`, in turn, round by round. Of each hop, which is a process, CPU per token is taken; its unit is the CPU of a
 reference beside it that does work of the same kind with nothing of this project in it, so that a slow machine, or a
-busy one, is no regression. Medians over rounds are compared with `benchmarks/overhead/baseline.json`. A hop fails when
-its cost is above the baseline by more than the tolerance even at the lower end of where, by the noise of this run, the
+busy one, is no regression. Medians over rounds are compared with the baseline of this kind of processor, in
+`benchmarks/overhead/baselines`; on one that has none nothing is judged, which is said aloud. A hop fails when its cost is above the baseline by more than the tolerance even at the lower end of where, by the noise of this run, the
 median may lie. Rounds go on until every hop can be judged, or the time is over: what cannot be told then passes, and is
 said aloud; `--strict` fails it.
 
@@ -26,7 +26,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.overhead.baseline import FILE, Baseline, NoBaseline
+from benchmarks.overhead.baseline import Baseline, NoBaseline, file_of
 from benchmarks.overhead.company import awake
 from benchmarks.overhead.gate import Row, enough, outcome, rows_of
 from benchmarks.overhead.judging import Verdict
@@ -97,7 +97,9 @@ def command(
     plant: Annotated[
         list[str] | None, typer.Option(help="Slow a hop down, router or expert, by a share of its CPU: router=0.2.")
     ] = None,
-    baseline_file: Annotated[Path, typer.Option("--baseline", help="What to compare with.")] = FILE,
+    baseline_file: Annotated[
+        Path | None, typer.Option("--baseline", help="What to compare with; absent: that of this processor.")
+    ] = None,
     record: Annotated[bool, typer.Option("--record", help="Write the baseline anew, in place of comparing.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Fail, with 3, where noise leaves a hop unjudged.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -106,6 +108,10 @@ def command(
     plants = planted(plant or [])
     if plants and record:
         raise typer.BadParameter("a baseline with a plant in it would hide what the plant is for")
+    file = baseline_file or file_of(machine()["processor"])
+    if not (baseline_file or record or file.exists()):
+        print(f"overhead: UNJUDGED, there is no {file.name}: --record makes it", file=sys.stderr, flush=True)
+        raise typer.Exit(TOO_NOISY if strict else 0)
     rounds: list[Round] = []
 
     async def measuring() -> int:
@@ -113,7 +119,7 @@ def command(
         return 0
 
     try:
-        baseline = None if record else Baseline.read(baseline_file)
+        baseline = None if record else Baseline.read(file)
         run(measuring())
     except NoBaseline as error:
         say_error(error)
@@ -125,8 +131,8 @@ def command(
         traceback.print_exc()
         raise typer.Exit(UNMEASURED) from None
     if baseline is None:
-        Baseline.of(rounds, machine()).write(baseline_file)
-        print(f"{baseline_file}: {len(rounds)} rounds")
+        Baseline.of(rounds, machine()).write(file)
+        print(f"{file}: {len(rounds)} rounds")
         return
     rows = rows_of(rounds, baseline, tolerance)
     found = outcome(rows)

@@ -1,5 +1,10 @@
-"""The recorded baseline: what each hop cost, in units of the reference that ran beside it."""
+"""The recorded baselines: what each hop cost, in units of the reference that ran beside it; one for each processor.
 
+The reference takes out how fast a machine is, and how busy, but not that one kind of processor is good at other things
+than the next.
+"""
+
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,11 +16,16 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from benchmarks.overhead.judging import interval
 from benchmarks.overhead.rounds import FIGURES, Round, cost, share
 
-FILE = Path(__file__).with_name("baseline.json")
+FOLDER = Path(__file__).with_name("baselines")
 
 
 class NoBaseline(Exception):
     """There is no baseline that can be used."""
+
+
+def file_of(processor: str) -> Path:
+    """Return where the baseline of a kind of processor is recorded."""
+    return FOLDER / f"{'-'.join(re.findall('[a-z0-9]+', processor.lower())) or 'unknown'}.json"
 
 
 class Figure(BaseModel):

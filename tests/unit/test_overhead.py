@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from benchmarks.overhead.__main__ import command, planted
-from benchmarks.overhead.baseline import FILE, Baseline, NoBaseline
+from benchmarks.overhead.baseline import FOLDER, Baseline, NoBaseline, file_of
 from benchmarks.overhead.gate import FEWEST, enough, outcome, rows_of
 from benchmarks.overhead.judging import Verdict, change, interval
 from benchmarks.overhead.rounds import ALL, HOPS, Round, Wave
@@ -121,10 +121,26 @@ def test_a_baseline_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert Baseline.read(tmp_path / "baseline.json") == BASELINE
 
 
-def test_the_recorded_baseline_has_every_hop_of_every_way() -> None:
-    recorded = Baseline.read(FILE)
+@pytest.mark.parametrize("file", sorted(FOLDER.glob("*.json")), ids=lambda file: file.stem)
+def test_a_recorded_baseline_has_every_hop_of_every_way_and_its_processor_s_name(file: Path) -> None:
+    recorded = Baseline.read(file)
     assert {hop for hops in recorded.figures.values() for hop in hops} == US.keys()
     assert recorded.rounds >= FEWEST
+    assert file_of(recorded.machine["processor"]) == file
+
+
+@pytest.mark.parametrize(("arguments", "code"), [([], 0), (["--strict"], 3)])
+def test_a_processor_without_a_baseline_is_named_and_nothing_is_measured(
+    arguments: list[str], code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.overhead.__main__.machine", lambda: {"processor": "Made Up (R) 9000"})
+    app = typer.Typer()
+    app.command()(command)
+
+    told = CliRunner().invoke(app, arguments)
+
+    assert told.exit_code == code
+    assert "there is no made-up-r-9000.json" in told.output
 
 
 @pytest.mark.parametrize("words", ["", "{}", BASELINE.model_dump_json().replace('"direct"', '"detour"')])
