@@ -4,9 +4,10 @@ A router, an expert with a simulated engine and the client are asked the same wo
 `Generate`, in turn, round by round. Of each hop, which is a process, CPU per token is taken; its unit is the CPU of a
 reference beside it that does work of the same kind with nothing of this project in it, so that a slow machine, or a
 busy one, is no regression. Medians over rounds are compared with the baseline of this kind of processor, in
-`benchmarks/overhead/baselines`; on one that has none nothing is judged, which is said aloud. A hop fails when its cost is above the baseline by more than the tolerance even at the lower end of where, by the noise of this run, the
-median may lie. Rounds go on until every hop can be judged, or the time is over: what cannot be told then passes, and is
-said aloud; `--strict` fails it.
+`benchmarks/overhead/baselines`; on one that has none nothing is judged, which is said aloud. A hop fails when its cost
+is above the baseline by more than the tolerance even at the lower end of where, by the noise of this run, the median
+may lie. Rounds go on until every hop can be judged, or the time is over: what cannot be told then passes, and is said
+aloud; `--strict` fails it.
 
 Exit codes: 0 no regression, 1 a regression, 2 misused, 3 too noisy to tell (`--strict`), 4 nothing could be measured.
 """
