@@ -17,10 +17,10 @@ from mesh_wire.errors import Internal, MeshError, Unavailable, error_of_call
 from mesh_wire.open_session import Headers, Pulse, Relay
 from mesh_wire.outlets import Outlet
 from mesh_wire.resuming import Delivered
-from mesh_wire.session_caller import SessionCaller
 from mesh_wire.tickets import TicketOffice
 from mesh_wire.untraced import UNTRACED, Untraced
 from router_svc.choosing.candidate import Candidate, terms_of
+from router_svc.replicas.line import Line
 from router_svc.replicas.standing import SLOW_START_S, Standing, far_slower
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class Replica:
         changed: is told whenever there is another candidate.
         pause_s: the shortest time, in seconds, between two load reports from now on.
         headers: say who we are, in every call.
-        reopened: opens a channel in the place of the last, where that has certificates of yesterday; else None.
+        reopened: see `Line`.
         """
         self.endpoint = endpoint
         self.description = DescribeResponse()
@@ -77,12 +77,9 @@ class Replica:
         self._served = False  # since the last pause
         self._stalled = ""  # why it was given up, until the watch has taken note
         self._following: list[asyncio.Task[None]] = []
-        self._channel = channel
         self._headers = headers
-        self._reopened = reopened
         self._office = office
-        self._session = SessionCaller(channel, self._session_headers)
-        self._left: list[tuple[SessionCaller, grpc.aio.Channel]] = []  # with requests that were under way
+        self._line = Line(channel, self._session_headers, reopened)
 
     @property
     def candidate(self) -> Candidate:
@@ -116,7 +113,8 @@ class Replica:
         self.hold()
         began = time.monotonic()
         try:
-            await self._session.ask(request, outlet, deadline, caller, relay, trace=trace, delivered=delivered)
+            session = self._line.session
+            await session.ask(request, outlet, deadline, caller, relay, trace=trace, delivered=delivered)
         except MeshError as error:
             if error.code in _ITS_FAULT and error.reason != "DRAINING":
                 self.failed(began, error)
@@ -138,7 +136,7 @@ class Replica:
 
     def pulse(self) -> Pulse | None:
         """Return how the requests fare that are under way there; None: there are none."""
-        return self._session.pulse()
+        return self._line.session.pulse()
 
     def give_up(self, why: str) -> None:
         """End what is under way there: it hangs. It gets nothing new before it has been reached anew."""
@@ -146,9 +144,7 @@ class Replica:
         self._in_trouble(why)
         for task in self._following:
             task.cancel()
-        error = Unavailable(f"{self.description.replica} hangs: {why}", reason="EXPERT_STALLED")
-        for session in (self._session, *(left for left, _ in self._left)):
-            session.abandon(error)
+        self._line.abandon(Unavailable(f"{self.description.replica} hangs: {why}", reason="EXPERT_STALLED"))
 
     def failed(self, began: float, error: MeshError) -> None:
         """Note that a request begun at `began`, in seconds of `time.monotonic`, failed by this replica's fault."""
@@ -259,33 +255,18 @@ class Replica:
                     pause_s, self._served = SHORTEST_PAUSE_S, False
                 if self._stalled:
                     pause_s, self._stalled = STALLED_PAUSE_S, ""
-                await self._reopen()
+                if await self._line.reopen(idle=not self.outstanding):
+                    log.info("%s is asked with new certificates", self.endpoint)
                 await asyncio.sleep(pause_s)  # the one retry timer: a replica that is away must not be hammered
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
         finally:
             if self._tried_again is not None:
                 self._tried_again.cancel()
-            for session, channel in (*self._left, (self._session, self._channel)):
-                await session.close()
-                await channel.close()
-
-    async def _reopen(self) -> None:
-        """Take another channel where the certificates have changed. Requests under way end in the old one."""
-        if (channel := self._reopened()) is None:
-            return
-        log.info("%s is asked with new certificates", self.endpoint)
-        self._session.renew()
-        self._left.append((self._session, self._channel))
-        self._session, self._channel = SessionCaller(channel, self._session_headers), channel
-        if not self.outstanding:
-            left, self._left = self._left, []
-            for session, old in left:
-                await session.close()
-                await old.close()
+            await self._line.close()
 
     async def _follow(self) -> None:
         """Follow the replica until one of its streams ends or breaks."""
-        stub = ExpertServiceStub(self._channel)
+        stub = ExpertServiceStub(self._line.channel)
         described = await stub.Describe(DescribeRequest(), timeout=FIRST_WORD_S, metadata=self._headers)
         if not described.replica:
             raise ValueError("it does not name itself")
@@ -303,7 +284,7 @@ class Replica:
             await asyncio.gather(*following, return_exceptions=True)  # the one that broke first has been told
 
     async def _follow_health(self) -> None:
-        stub = health_pb2_grpc.HealthStub(self._channel)
+        stub = health_pb2_grpc.HealthStub(self._line.channel)
         call = stub.Watch(  # type: ignore[attr-defined]  # missing from the published types
             health_pb2.HealthCheckRequest(service=inference.SERVICE)
         )
