@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
-from expertmesh.v1.generation_pb2 import Delta, Finished, GenerateResponse, RouteChosen, TokenLogprobs
+from expertmesh.v1.generation_pb2 import Finished, GenerateResponse, RouteChosen, TokenLogprobs
 
 # What has gathered leaves in messages of about this size. gRPC's clients refuse more than 4 MB unless told otherwise,
 # and a character may take four times what it is counted for.
@@ -97,6 +97,15 @@ class _Gathered:
             self.logprobs.extend(logprobs)
         return True
 
+    def message(self) -> GenerateResponse:
+        message = GenerateResponse()
+        delta = message.delta  # filled in its place: what is made elsewhere is copied here
+        delta.text = "".join(self.texts)
+        delta.token_ids.extend(self.token_ids)
+        if self.logprobs:
+            delta.logprobs.extend(self.logprobs)
+        return message
+
 
 class Tally:
     """What has passed an outlet: tokens, and when the first and the end came, in seconds of `time.monotonic`."""
@@ -167,9 +176,7 @@ class StreamOutlet:
                     new = self._full.popleft()
                 else:
                     new, self._gathered = self._gathered, None
-                yield GenerateResponse(
-                    delta=Delta(text="".join(new.texts), token_ids=new.token_ids, logprobs=new.logprobs)
-                )
+                yield new.message()
             elif self._finished is not None:
                 finished, self._finished = self._finished, None
                 yield GenerateResponse(finished=finished)
