@@ -4,9 +4,9 @@ A router, an expert with a simulated engine and the client are asked the same wo
 `Generate`, in turn, round by round. Of each hop, which is a process, CPU per token is taken; its unit is the CPU of a
 reference beside it that does work of the same kind with nothing of this project in it, so that a slow machine, or a
 busy one, is no regression. Medians over rounds are compared with the baseline of this kind of processor, in
-`benchmarks/overhead/baselines`; on one that has none nothing is judged, which is said aloud. A hop fails when its cost
-is above the baseline by more than the tolerance even at the lower end of where, by the noise of this run, the median
-may lie. Rounds go on until every hop can be judged, or the time is over: what cannot be told then passes, and is said
+`benchmarks/overhead/baselines`; on one that has none nothing is judged, which is said aloud. A hop fails when its cost,
+beside that of the others of its way, is above the baseline by more than the tolerance even at the lower end of where,
+by the noise of this run, the median may lie. Rounds go on until every hop can be judged, or the time is over: what cannot be told then passes, and is said
 aloud; `--strict` fails it.
 
 Exit codes: 0 no regression, 1 a regression, 2 misused, 3 too noisy to tell (`--strict`), 4 nothing could be measured.
@@ -78,13 +78,14 @@ async def measure(seconds: float, plants: Mapping[str, float], until: Baseline |
 
 def show(rows: list[Row], baseline: Baseline) -> None:
     table = Table("way", "hop", title="CPU per token, and each hop's share of it", title_justify="left")
-    for heading in ("baseline", "now", "change", "between", "share was", "share"):
+    for heading in ("baseline", "now", "others", "beside them", "between", "share was", "share"):
         table.add_column(heading, justify="right")
     table.add_column("")
     for row in rows:
         low, high = (f"{100 * bound:+.0f}" for bound in (row.change.low, row.change.high))
         table.add_row(
-            *(row.way, row.hop, f"{row.cost_was:.4f}", f"{row.cost:.4f}", f"{100 * row.change.middle:+.1f} %"),
+            *(row.way, row.hop, f"{row.cost_was:.4f}", f"{row.cost:.4f}"),
+            *(f"{100 * row.company:+.1f} %", f"{100 * row.change.middle:+.1f} %"),
             *(f"{low} … {high} %", f"{100 * row.share_was:.1f} %", f"{100 * row.share:.1f} %"),
             row.change.verdict.value,
         )

@@ -101,6 +101,19 @@ def test_the_hop_that_became_slower_is_named_and_no_other(hop: str) -> None:
     }
 
 
+@given(st.floats(1.0, 1.5))
+def test_what_all_hops_became_dearer_by_together_is_told_and_not_judged(times: float) -> None:
+    rows = rows_of([a_round(dict.fromkeys(US, times))] * FEWEST, BASELINE, 0.1)
+    assert outcome(rows) is Verdict.SAME
+    assert all(row.company == pytest.approx(times - 1) for row in rows)
+
+
+@pytest.mark.parametrize("hop", US)
+def test_a_hop_that_became_slower_still_is_found_on_a_day_on_which_all_are_dearer(hop: str) -> None:
+    rows = rows_of([a_round(dict.fromkeys(US, 1.3) | {hop: 1.3 * 1.2})] * FEWEST, BASELINE, 0.1)
+    assert {row.hop for row in rows if row.change.verdict is Verdict.WORSE} == {hop}
+
+
 def test_a_hop_that_became_better_makes_no_other_worse_though_their_shares_rise() -> None:
     rows = rows_of([a_round({"expert": 0.5})] * FEWEST, BASELINE, 0.1)
     assert outcome(rows) is Verdict.BETTER
