@@ -6,8 +6,8 @@ reference beside it that does work of the same kind with nothing of this project
 busy one, is no regression. Medians over rounds are compared with the baseline of this kind of processor, in
 `benchmarks/overhead/baselines`; on one that has none nothing is judged, which is said aloud. A hop fails when its cost,
 beside that of the others of its way, is above the baseline by more than the tolerance even at the lower end of where,
-by the noise of this run, the median may lie. Rounds go on until every hop can be judged, or the time is over: what cannot be told then passes, and is said
-aloud; `--strict` fails it.
+by the noise of this run, the median may lie. Rounds go on until every hop can be judged, or the time is over: what
+cannot be told then passes, and is said aloud; `--strict` fails it.
 
 Exit codes: 0 no regression, 1 a regression, 2 misused, 3 too noisy to tell (`--strict`), 4 nothing could be measured.
 """
