@@ -44,8 +44,11 @@ class Moving:
 
         The only one may as well, where a session broke in mid-answer: behind one address there may be several workers
         or a process that starts again, and one that leaves cannot know whether its last words were read.
+
+        One that fell silent may still be at our former attempt when we come back to it: another is asked then.
         """
-        if not is_gone(error) or self.moves >= ROUNDS * self._servers - 1:
+        still_at_it = error.reason == "REQUEST_ID_IN_USE" and self.moves > 0 and self._servers > 1
+        if not (is_gone(error) or still_at_it) or self.moves >= ROUNDS * self._servers - 1:
             return False
         if self._servers > 1:
             return True

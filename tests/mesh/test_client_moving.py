@@ -15,8 +15,9 @@ import pytest
 from expert_svc.simulated_engine import expected_answer
 from expertmesh.v1.generation_pb2 import Delta, Finished, GenerateRequest, RouteChosen, Sampling
 from expertmesh_client import AsyncClient, Client
+from expertmesh_client.moving import Moving
 from expertmesh_client.places import targets_of
-from mesh_wire.errors import MeshError
+from mesh_wire.errors import AlreadyExists, MeshError, Unavailable
 from mesh_wire.settings import Simulation
 from support.cable import Cable, cable
 from support.engines import ByHand
@@ -145,6 +146,16 @@ async def test_a_router_that_is_killed_loses_nobody_a_token(tmp_path: Path, over
         for got in answers:
             check(got)
         await eventually(lambda: expert.engine.held == 0)
+
+
+def test_a_router_that_is_still_at_the_former_attempt_is_passed_over() -> None:
+    moving, in_use = Moving(GenerateRequest(prompt="a"), 2), AlreadyExists("so it is", reason="REQUEST_ID_IN_USE")
+    assert not moving.worth_it(in_use)  # it is somebody else's
+
+    moving.move(Unavailable("gone", reason="EXPERT_LOST"), "")
+
+    assert moving.worth_it(in_use)
+    assert not Moving(GenerateRequest(prompt="a"), 1).worth_it(in_use)
 
 
 @pytest.mark.parametrize("over", ["session", "generate"])
