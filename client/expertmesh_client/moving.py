@@ -3,7 +3,6 @@
 from expertmesh.v1.generation_pb2 import GenerateRequest, RouteChosen
 from expertmesh_client.places import is_gone
 from mesh_wire.errors import MeshError
-from mesh_wire.open_session import Broken
 from mesh_wire.outlets import StreamOutlet
 from mesh_wire.resuming import Delivered, obstacle, unsupported
 
@@ -42,17 +41,11 @@ class Moving:
     def worth_it(self, error: MeshError) -> bool:
         """Whether another server may go on where this one ended with `error`.
 
-        The only one may as well, where a session broke in mid-answer: behind one address there may be several workers
-        or a process that starts again, and one that leaves cannot know whether its last words were read.
-
         One that fell silent may still be at our former attempt when we come back to it: another is asked then.
         """
-        still_at_it = error.reason == "REQUEST_ID_IN_USE" and self.moves > 0 and self._servers > 1
-        if not (is_gone(error) or still_at_it) or self.moves >= ROUNDS * self._servers - 1:
+        if self._servers == 1 or self.moves >= ROUNDS * self._servers - 1:
             return False
-        if self._servers > 1:
-            return True
-        return isinstance(error, Broken) and bool(self.delivered.token_ids) and not obstacle(self.request)
+        return is_gone(error) or (error.reason == "REQUEST_ID_IN_USE" and self.moves > 0)
 
     @property
     def all_tried(self) -> bool:

@@ -112,20 +112,6 @@ async def test_a_router_that_is_lost_loses_nobody_a_token(over: Any, fail: Calla
         await eventually(lambda: routers.held == 0)
 
 
-async def test_a_session_that_breaks_loses_nobody_a_token_though_there_is_one_router_alone() -> None:
-    async with pair() as routers, AsyncClient(routers.targets[0]) as client:
-        answers, reading = asked_in_numbers(client)
-        await eventually(lambda: all(got.tokens for got in answers))
-
-        routers.lines[0].cut()
-        routers.lines[0].mend()
-
-        await asyncio.gather(*reading)
-        for got in answers:
-            check(got)
-        assert all(got.finished.resumed for got in answers if got.finished)
-
-
 @pytest.mark.parametrize("over", ["session", "generate"])
 async def test_a_router_that_is_killed_loses_nobody_a_token(tmp_path: Path, over: Any) -> None:
     async with AsyncExitStack() as life:
