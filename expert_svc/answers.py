@@ -8,7 +8,7 @@ from expert_svc.admitting import EngineAdmission
 from expert_svc.engine import Chunk, Ended, Engine, EngineDied, Milestones
 from expertmesh.v1.generation_pb2 import Finished, GenerateRequest, Precision, StageTimings, Usage
 from mesh_wire.auth.callers import calling, may_ask
-from mesh_wire.deadlines import duration
+from mesh_wire.deadlines import put_s
 from mesh_wire.errors import NotFound, Unavailable
 from mesh_wire.inference import Asked
 from mesh_wire.outlets import Outlet
@@ -140,5 +140,5 @@ def _timings(milestones: Milestones) -> StageTimings:
     for _, stage, start, end in STAGES:
         began, over = getattr(milestones, start), getattr(milestones, end)
         if began is not None and over is not None:
-            getattr(timings, stage).CopyFrom(duration(max(0.0, over - began)))
+            put_s(getattr(timings, stage), max(0.0, over - began))
     return timings
