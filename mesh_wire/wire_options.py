@@ -16,6 +16,8 @@ SESSION_AGE_S = 60.0
 # Calls that have arrived and that Python has not seen. From a thousand on, gRPC drops them unanswered, as CANCELLED:
 # a burst met no admission, and was told no reason. This bound is for memory alone, of which each takes about 20 kB.
 PENDING_CALLS = 16_384
+# For how long they may wait. gRPC drops a call after half a minute, unanswered too; a caller's deadline knows better.
+PENDING_S = 24 * 3600
 # Calls open at once on one connection: gRPC's own limit is none, and each takes memory before it has said a word.
 STREAMS_PER_CONNECTION = 10_000
 # gRPC stops pinging after two pings with no data between, so a peer that vanishes while nothing is said, such as a
@@ -44,6 +46,7 @@ def server_options(
         ("grpc.max_send_message_length", -1),
         ("grpc.server.max_pending_requests", PENDING_CALLS),
         ("grpc.server.max_pending_requests_hard_limit", PENDING_CALLS),
+        ("grpc.server_max_unrequested_time_in_server", PENDING_S),
         ("grpc.max_concurrent_streams", STREAMS_PER_CONNECTION),
         # A connection that says nothing is closed; gRPC would wait for two minutes.
         ("grpc.server_handshake_timeout_ms", 20_000),

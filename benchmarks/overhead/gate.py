@@ -3,6 +3,9 @@
 A shared machine has days on which every hop costs more than the reference says it should, by up to a third, the same
 tree before and after. So a hop is judged beside the others of its way: what these became dearer by is taken off. What
 all became dearer by together is told and not judged.
+
+A round that is dear or cheap is so for all its hops as well. So each is put beside the others of its own round, which
+leaves about half of the noise.
 """
 
 from collections.abc import Sequence
@@ -28,7 +31,7 @@ class Row:
     share_was: float
     share: float
     company: float  # what the other hops of the way became dearer by, as a share; 0: they did not
-    change: Change  # beside that
+    change: Change  # beside that, and beside them in each round
 
 
 def rows_of(rounds: Sequence[Round], baseline: Baseline, tolerance: float) -> list[Row]:
@@ -38,18 +41,20 @@ def rows_of(rounds: Sequence[Round], baseline: Baseline, tolerance: float) -> li
         for hop, was in hops.items():
             costs = [cost(one, way, hop) for one in rounds]
             shares = [share(one, way, hop) for one in rounds]
-            company = company_of(rounds, way, hop, baseline)
+            times = others_of(rounds, way, hop, baseline)
+            usual = median(times)
+            dearer = max(1.0, usual)  # others that became cheaper make nobody dearer
             allowed = tolerance if way == ALL else OF_ONE_WAY * tolerance
-            judged = change([one / (1 + company) for one in costs], was.cost, allowed)
-            rows.append(Row(way, hop, was.cost, median(costs), was.share, median(shares), company, judged))
+            beside = [one * usual / time / dearer for one, time in zip(costs, times, strict=True)]
+            judged = change(beside, was.cost, allowed)
+            rows.append(Row(way, hop, was.cost, median(costs), was.share, median(shares), dearer - 1, judged))
     return rows
 
 
-def company_of(rounds: Sequence[Round], way: str, hop: str, baseline: Baseline) -> float:
-    """Return what the other hops of a way became dearer by, in the geometric mean; 0 where they became cheaper."""
+def others_of(rounds: Sequence[Round], way: str, hop: str, baseline: Baseline) -> list[float]:
+    """Return how many times their baseline the other hops of a way cost in each round, in the geometric mean."""
     others = {name: was.cost for name, was in baseline.figures[way].items() if name != hop}
-    times = [median(cost(one, way, name) for one in rounds) / was for name, was in others.items()]
-    return max(0.0, geometric_mean(times) - 1)
+    return [geometric_mean(cost(one, way, name) / was for name, was in others.items()) for one in rounds]
 
 
 def enough(rounds: Sequence[Round], baseline: Baseline, tolerance: float) -> bool:

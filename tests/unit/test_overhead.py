@@ -114,6 +114,15 @@ def test_a_hop_that_became_slower_still_is_found_on_a_day_on_which_all_are_deare
     assert {row.hop for row in rows if row.change.verdict is Verdict.WORSE} == {hop}
 
 
+def test_rounds_that_are_dear_for_all_hops_leave_none_unsure() -> None:
+    draw = random.Random(0)
+    dear = [draw.lognormvariate(0, 0.3) for _ in range(FEWEST)]
+    rows = rows_of([a_round(dict.fromkeys(US, times)) for times in dear], BASELINE, 0.1)
+    assert outcome(rows) is Verdict.SAME
+    rows = rows_of([a_round(dict.fromkeys(US, times) | {"router": 1.2 * times}) for times in dear], BASELINE, 0.1)
+    assert {row.hop for row in rows if row.change.verdict is Verdict.WORSE} == {"router"}
+
+
 def test_a_hop_that_became_better_makes_no_other_worse_though_their_shares_rise() -> None:
     rows = rows_of([a_round({"expert": 0.5})] * FEWEST, BASELINE, 0.1)
     assert outcome(rows) is Verdict.BETTER
