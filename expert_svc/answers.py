@@ -12,7 +12,7 @@ from mesh_wire.deadlines import put_s
 from mesh_wire.errors import NotFound, Unavailable
 from mesh_wire.inference import Asked
 from mesh_wire.outlets import Outlet
-from mesh_wire.resuming import name_of
+from mesh_wire.resuming import name_of, times_of
 from mesh_wire.words import finish_word
 
 STAGES = (
@@ -125,7 +125,7 @@ def _finished(ended: Ended, request: GenerateRequest) -> Finished:
         ),
         timings=_timings(ended.milestones),
         request_id=request.request_id,
-        resumed=max(1, request.resume.times) if request.resume.token_ids else 0,
+        resumed=times_of(request.resume) if request.resume.token_ids else 0,
     )
     match ended.matched:
         case str(text):

@@ -16,7 +16,7 @@ class Delivered:
     It is added to for every token, so the text goes into a buffer and the tokens into one list: nothing is made anew.
     """
 
-    __slots__ = ("_text", "add_text", "add_tokens", "times", "token_ids")
+    __slots__ = ("_text", "add_text", "add_tokens", "attempt", "times", "token_ids")
 
     def __init__(self, resume: Resume | None = None) -> None:
         """`resume` is what the caller had before it came to us; None: nothing."""
@@ -24,11 +24,12 @@ class Delivered:
         self.token_ids: list[int] = []
         self.add_text = self._text.write  # bound once
         self.add_tokens = self.token_ids.extend
-        self.times = 0  # how often the answer was cut off
+        self.times = self.attempt = 0  # as in `Resume`
         if resume is not None:
             self._text.write(resume.text)
             self.token_ids.extend(resume.token_ids)
-            self.times = max(1, resume.times)
+            self.times = times_of(resume)
+            self.attempt = resume.attempt
 
     @property
     def text(self) -> str:
@@ -41,7 +42,7 @@ class Delivered:
 
     def resume(self) -> Resume:
         """Return what to ask the rest with."""
-        return Resume(token_ids=self.token_ids, text=self.text, times=self.times)
+        return Resume(token_ids=self.token_ids, text=self.text, times=self.times, attempt=self.attempt)
 
 
 def obstacle(request: GenerateRequest) -> str:
@@ -79,9 +80,15 @@ def continued_seed(seed: int, tokens: int) -> int:
 def name_of(request: GenerateRequest) -> str:
     """Return the name that a request holds while it is answered.
 
-    The rest of an answer has a name of its own: the server may not have noticed yet that the first part's caller is
-    gone.
+    The rest of an answer has a name of its own, and every attempt at it: the server, or an expert behind it, may not
+    have noticed yet that the caller of a former one is gone.
     """
     if not request.HasField("resume"):
         return request.request_id
-    return f"{request.request_id} part {max(1, request.resume.times) + 1}"
+    name = f"{request.request_id} part {times_of(request.resume) + 1}"
+    return f"{name} attempt {request.resume.attempt + 1}" if request.resume.attempt else name
+
+
+def times_of(resume: Resume) -> int:
+    """Return how often an answer was cut off in its midst."""
+    return max(1, resume.times) if resume.token_ids else resume.times

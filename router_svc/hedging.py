@@ -60,6 +60,7 @@ class Lane:
     def __init__(self, race: "Race", outlet: Outlet, course: Course, decision: Decision, chosen: RouteChosen) -> None:
         self.decision = decision
         self.delivered = Delivered()
+        self.delivered.attempt = course.delivered.attempt
         self.task: asyncio.Task[None] | None = None
         self.wins = False
         self._race = race

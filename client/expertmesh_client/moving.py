@@ -39,13 +39,10 @@ class Moving:
         self._last = len(self.delivered.token_ids)  # tokens that had come before the server that is asked now
 
     def worth_it(self, error: MeshError) -> bool:
-        """Whether another server may go on where this one ended with `error`.
-
-        One that fell silent may still be at our former attempt when we come back to it: another is asked then.
-        """
+        """Whether another server may go on where this one ended with `error`."""
         if self._servers == 1 or self.moves >= ROUNDS * self._servers - 1:
             return False
-        return is_gone(error) or (error.reason == "REQUEST_ID_IN_USE" and self.moves > 0)
+        return is_gone(error)
 
     @property
     def all_tried(self) -> bool:
@@ -64,16 +61,16 @@ class Moving:
         """
         self.moves += 1
         tokens = len(self.delivered.token_ids)
-        if not tokens:
-            return
-        if field := obstacle(self.request):
+        if tokens and (field := obstacle(self.request)):
             raise unsupported(field, tokens) from error
         if not self._own:
             copy = GenerateRequest()
             copy.CopyFrom(self.request)
             self.request, self._own = copy, True
-        if tokens > self._last or not self.delivered.times:
-            self.delivered.times += 1
-        self._last = tokens
-        self.request.expert = self.request.expert or expert
+        if tokens:
+            if tokens > self._last or not self.delivered.times:
+                self.delivered.times += 1
+            self._last = tokens
+            self.request.expert = self.request.expert or expert
+        self.delivered.attempt += 1  # whoever fell silent may still be at the former one
         self.request.resume.CopyFrom(self.delivered.resume())

@@ -6,14 +6,12 @@ import time
 from collections.abc import Callable, Collection
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from expertmesh.v1.expert_pb2 import DescribeRequest, DescribeResponse, Load, WatchLoadRequest
-from expertmesh.v1.expert_pb2_grpc import ExpertServiceStub
+from expertmesh.v1.expert_pb2 import DescribeResponse, Load
 from expertmesh.v1.generation_pb2 import GenerateRequest
 from mesh_wire import inference
-from mesh_wire.deadlines import Deadline, duration, seconds
-from mesh_wire.errors import Internal, MeshError, Unavailable, error_of_call
+from mesh_wire.deadlines import Deadline, seconds
+from mesh_wire.errors import Internal, MeshError, Unavailable
 from mesh_wire.open_session import Headers, Pulse, Relay
 from mesh_wire.outlets import Outlet
 from mesh_wire.resuming import Delivered
@@ -22,14 +20,12 @@ from mesh_wire.untraced import UNTRACED, Untraced
 from router_svc.choosing.candidate import Candidate, terms_of
 from router_svc.replicas.line import Line
 from router_svc.replicas.standing import SLOW_START_S, Standing, far_slower
+from router_svc.replicas.watching import Watch
 
 log = logging.getLogger(__name__)
 
-FIRST_WORD_S = 5.0  # how long a replica may take to describe itself
-SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0  # between two attempts to reach it
 COMPARED_EVERY_S = 1.0  # with its siblings
 _ITS_FAULT = frozenset({Unavailable.code, Internal.code})
-STALLED_PAUSE_S = 5.0  # before one that hung is tried again
 
 
 class Replica:
@@ -70,16 +66,13 @@ class Replica:
         self._compared_at = 0.0  # with its siblings, in seconds of `time.monotonic`
         self._tried_again: asyncio.TimerHandle | None = None
         self._changed = changed
-        self._pause_s = pause_s
         self.idle = asyncio.Event()  # set while nothing is under way there
         self.idle.set()
         self.looked = asyncio.Event()  # set once it has been tried
-        self._served = False  # since the last pause
-        self._stalled = ""  # why it was given up, until the watch has taken note
-        self._following: list[asyncio.Task[None]] = []
         self._headers = headers
         self._office = office
         self._line = Line(channel, self._session_headers, reopened)
+        self._watch = Watch(self, self._line, headers, pause_s)
 
     @property
     def candidate(self) -> Candidate:
@@ -140,10 +133,8 @@ class Replica:
 
     def give_up(self, why: str) -> None:
         """End what is under way there: it hangs. It gets nothing new before it has been reached anew."""
-        self._stalled = why
-        self._in_trouble(why)
-        for task in self._following:
-            task.cancel()
+        self.in_trouble(why)
+        self._watch.cut(why)
         self._line.abandon(Unavailable(f"{self.description.replica} hangs: {why}", reason="EXPERT_STALLED"))
 
     def failed(self, began: float, error: MeshError) -> None:
@@ -240,91 +231,40 @@ class Replica:
 
     async def watch(self) -> None:
         """Keep description, load and health up to date until cancelled, then close everything."""
-        pause_s = SHORTEST_PAUSE_S
         try:
-            while True:
-                try:
-                    await self._follow()
-                    self._in_trouble(self._stalled or "it ended its load reports")
-                except grpc.RpcError as error:
-                    self._in_trouble(str(error_of_call(error)))
-                except Exception as error:  # such as an answer that is no message: grpc hands out None for it
-                    log.exception("%s does not speak our language", self.endpoint)
-                    self._in_trouble(f"it speaks nonsense: {type(error).__name__}")
-                if self._served:
-                    pause_s, self._served = SHORTEST_PAUSE_S, False
-                if self._stalled:
-                    pause_s, self._stalled = STALLED_PAUSE_S, ""
-                if await self._line.reopen(idle=not self.outstanding):
-                    log.info("%s is asked with new certificates", self.endpoint)
-                await asyncio.sleep(pause_s)  # the one retry timer: a replica that is away must not be hammered
-                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+            await self._watch.run()
         finally:
             if self._tried_again is not None:
                 self._tried_again.cancel()
             await self._line.close()
 
-    async def _follow(self) -> None:
-        """Follow the replica until one of its streams ends or breaks."""
-        stub = ExpertServiceStub(self._line.channel)
-        described = await stub.Describe(DescribeRequest(), timeout=FIRST_WORD_S, metadata=self._headers)
-        if not described.replica:
-            raise ValueError("it does not name itself")
-        self._describe(described)
-        following = [asyncio.create_task(self._follow_health()), asyncio.create_task(self._follow_load(stub))]
-        self._following = following
-        try:
-            done, _ = await asyncio.wait(following, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                if not task.cancelled():  # else: given up
-                    task.result()
-        finally:
-            for task in following:
-                task.cancel()
-            await asyncio.gather(*following, return_exceptions=True)  # the one that broke first has been told
-
-    async def _follow_health(self) -> None:
-        stub = health_pb2_grpc.HealthStub(self._line.channel)
-        call = stub.Watch(  # type: ignore[attr-defined]  # missing from the published types
-            health_pb2.HealthCheckRequest(service=inference.SERVICE)
-        )
-        try:
-            async for answer in call:
-                if answer.status == health_pb2.HealthCheckResponse.SERVING:
-                    if self.trouble:
-                        names = ", ".join(expert.name for expert in self.description.experts)
-                        log.info("%s at %s serves %s", self.description.replica, self.endpoint, names)
-                        self._join()
-                    self.trouble, self._served = "", True
-                    self._changed(self)
-                    self.looked.set()
-                else:
-                    self._in_trouble("it says NOT_SERVING")
-        finally:
-            call.cancel()
-
-    async def _follow_load(self, stub: ExpertServiceStub) -> None:
-        call = stub.WatchLoad(WatchLoadRequest(shortest_pause=duration(self._pause_s())), metadata=self._headers)
-        try:
-            async for answer in call:
-                self._tell(answer.load)
-        finally:
-            call.cancel()
-
-    def _describe(self, described: DescribeResponse) -> None:
-        self.description = described
-        self._experts = frozenset(expert.name for expert in described.experts)
-        self._variants = {expert.name: expert.variant for expert in described.experts if expert.variant}
-        self._models = {expert.name: expert.adapter or described.base_model for expert in described.experts}
+    def described(self, description: DescribeResponse) -> None:
+        """Note what it says that it is."""
+        self.description = description
+        self._experts = frozenset(expert.name for expert in description.experts)
+        self._variants = {expert.name: expert.variant for expert in description.experts if expert.variant}
+        self._models = {expert.name: expert.adapter or description.base_model for expert in description.experts}
         self._changed(self)
 
-    def _tell(self, load: Load) -> None:
+    def serves(self) -> None:
+        """Note that it says it does."""
+        if self.trouble:
+            names = ", ".join(sorted(self._experts))
+            log.info("%s at %s serves %s", self.description.replica, self.endpoint, names)
+            self._join()
+        self.trouble = ""
+        self._changed(self)
+        self.looked.set()
+
+    def told(self, load: Load) -> None:
+        """Note what it tells of its load."""
         self.load, self._terms = load, terms_of(load)
         self._outstanding_then, self._told_at = self.outstanding, time.monotonic()
         self._compare()
         self._changed(self)
 
-    def _in_trouble(self, why: str) -> None:
+    def in_trouble(self, why: str) -> None:
+        """Note why it does not serve."""
         if why != self.trouble:
             log.warning("%s is out: %s", self.description.replica or self.endpoint, why)
         self.trouble = why

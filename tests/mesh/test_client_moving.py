@@ -15,9 +15,8 @@ import pytest
 from expert_svc.simulated_engine import expected_answer
 from expertmesh.v1.generation_pb2 import Delta, Finished, GenerateRequest, RouteChosen, Sampling
 from expertmesh_client import AsyncClient, Client
-from expertmesh_client.moving import Moving
 from expertmesh_client.places import targets_of
-from mesh_wire.errors import AlreadyExists, MeshError, Unavailable
+from mesh_wire.errors import MeshError
 from mesh_wire.settings import Simulation
 from support.cable import Cable, cable
 from support.engines import ByHand
@@ -134,14 +133,22 @@ async def test_a_router_that_is_killed_loses_nobody_a_token(tmp_path: Path, over
         await eventually(lambda: expert.engine.held == 0)
 
 
-def test_a_router_that_is_still_at_the_former_attempt_is_passed_over() -> None:
-    moving, in_use = Moving(GenerateRequest(prompt="a"), 2), AlreadyExists("so it is", reason="REQUEST_ID_IN_USE")
-    assert not moving.worth_it(in_use)  # it is somebody else's
+@pytest.mark.parametrize("over", ["session", "generate"])
+async def test_an_expert_that_is_still_at_a_lost_router_s_attempt_answers_the_next(over: Any) -> None:
+    engine = ByHand()
+    async with pair(engine) as routers, AsyncClient(routers.targets, over=over) as client:
+        answer = client.generate("a", request_id="once")
+        reading = asyncio.create_task(answer.read())
+        await eventually(lambda: engine.held == 1)
 
-    moving.move(Unavailable("gone", reason="EXPERT_LOST"), "")
+        routers.lines[0].swallow()  # so the router behind it does not learn that its caller is gone
 
-    assert moving.worth_it(in_use)
-    assert not Moving(GenerateRequest(prompt="a"), 1).worth_it(in_use)
+        await eventually(lambda: engine.held == 2)
+        engine.say()
+        engine.finish()
+        await reading
+        assert answer.finished is not None
+        assert answer.finished.resumed == 0  # it had not begun
 
 
 @pytest.mark.parametrize("over", ["session", "generate"])
@@ -183,7 +190,7 @@ async def test_an_answer_without_a_token_is_asked_for_anew() -> None:
         routers.lines[0].cut()
 
         await eventually(lambda: len(engine.requests) == 2)
-        assert not engine.requests[1].HasField("resume")
+        assert not engine.requests[1].resume.token_ids
         await eventually(lambda: engine.held == 1)
         engine.say("here")
         engine.finish()

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from expert_svc.simulated_text import Speech, prompt_tokens
 from expertmesh.v1.generation_pb2 import FinishReason, GenerateRequest, Resume, Sampling, StructuredOutput
+from expertmesh_client.moving import Moving
 from mesh_wire import validation
-from mesh_wire.errors import BadInput, MeshError
+from mesh_wire.errors import BadInput, MeshError, Unavailable
 from mesh_wire.resuming import Delivered, continued_seed, name_of, obstacle
 from support.asking import greedy
 
@@ -59,9 +60,26 @@ def test_a_continued_seed_depends_on_seed_and_length_and_is_in_range() -> None:
 
 def test_each_part_of_an_answer_has_a_name_of_its_own() -> None:
     whole = GenerateRequest(request_id="r")
-    parts = [GenerateRequest(request_id="r", resume=Resume(times=times)) for times in (0, 1, 2)]
+    parts = [GenerateRequest(request_id="r", resume=Resume(token_ids=[7], times=times)) for times in (0, 1, 2)]
 
     assert [name_of(part) for part in (whole, *parts)] == ["r", "r part 2", "r part 2", "r part 3"]
+
+
+def test_each_attempt_at_an_answer_has_a_name_of_its_own() -> None:
+    request = GenerateRequest(request_id="r")
+    moving, gone = Moving(request, 2), Unavailable("gone", reason="EXPERT_LOST")
+    names = [name_of(moving.request)]
+    for tokens in ([], [], [7], []):
+        moving.delivered.add("a" * len(tokens), tokens)
+        moving.move(gone, "math")
+        names.append(name_of(moving.request))
+        again = Delivered(moving.request.resume)  # as a router has it, which may be cut off itself
+        again.times += 1
+        names.append(name_of(GenerateRequest(request_id="r", resume=again.resume())))
+
+    assert len({*names}) == len(names)
+    assert moving.request.resume.times == 1  # it was cut off in its midst once
+    assert not request.HasField("resume")  # which is the caller's own
 
 
 @pytest.mark.parametrize(
