@@ -1,6 +1,6 @@
 """What overload leaves of a mesh: goodput, first tokens, shares of callers, and whether times to retry are true.
 
-    python -m benchmarks.overload [--seconds 30] [--loads 0.9,1,2,5] [--deadline 4] [--unbounded] [--json]
+    python -m benchmarks.overload [--seconds 30] [--loads 0.9,1,2,5] [--only PARTS] [--deadline 4] [--unbounded]
 
 A router and two experts with simulated engines, each a process; requests arrive as a Poisson process that waits for
 nobody, from eleven callers. The fleet's capacity is what it answers in a closed loop that keeps a queue. Then:
@@ -49,6 +49,7 @@ TOKENS = (6, 18)  # of answers, evenly drawn
 CALLERS = 11
 WARM_S = 4.0  # at the beginning of each part, that do not count
 UNBOUNDED = {"max_wait_s": 1e6}
+PARTS = ("steady", "greedy", "light", "retry", "anonymous", "burst")
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -229,8 +230,10 @@ async def burst(asking: Generator, capacity: float) -> tuple[list[Ask], float]:
     return asks
 
 
-async def measured(loads: Sequence[float], seconds: float, deadline_s: float, unbounded: bool) -> dict[str, Any]:
-    """Run all parts."""
+async def measured(
+    loads: Sequence[float], seconds: float, deadline_s: float, parts: Sequence[str], unbounded: bool
+) -> dict[str, Any]:
+    """Run the parts that are named."""
     sections = [
         {
             "name": f"expert-{n}",
@@ -259,19 +262,24 @@ async def measured(loads: Sequence[float], seconds: float, deadline_s: float, un
                 generator(address, deadline_s) as asking,
             ):
                 capacity = more["capacity_per_s"] = await asking.capacity(seconds)
-                for load in loads:
+                for load in loads if "steady" in parts else ():
                     note(row("steady", load, *await asking.open_loop(alike(load * capacity), seconds)))
                 for part, rates in (
                     ("greedy", with_greedy(capacity / 10, capacity)),
                     ("light", with_greedy(capacity / CALLERS / 2, 1.5 * capacity)),
                 ):
+                    if part not in parts:
+                        continue
                     found = await asking.open_loop(rates, seconds)
                     load = sum(rates.values()) / capacity
                     note(row(part, load, *found))
                     more[part] = {key: round(each, 3) for key, each in shares(found[0]).items()}
-                note(row("retry", 2, *await asking.open_loop(alike(2 * capacity), seconds, again=True)))
-                note(row("anonymous", 2, *await asking.open_loop(alike(2 * capacity), seconds, again="renamed")))
-                note(row("burst", 3, *await burst(asking, capacity)))
+                if "retry" in parts:
+                    note(row("retry", 2, *await asking.open_loop(alike(2 * capacity), seconds, again=True)))
+                if "anonymous" in parts:
+                    note(row("anonymous", 2, *await asking.open_loop(alike(2 * capacity), seconds, again="renamed")))
+                if "burst" in parts:
+                    note(row("burst", 3, *await burst(asking, capacity)))
             if unbounded:
                 old = {**settings, "admission": UNBOUNDED}
                 async with (
@@ -287,6 +295,8 @@ async def measured(loads: Sequence[float], seconds: float, deadline_s: float, un
 def verdict(rows: Sequence[Mapping[str, Any]], more: Mapping[str, Any]) -> dict[str, Any]:
     """Return the targets beside what was measured."""
     steady = {each["load"]: each for each in rows if each["part"] == "steady"}
+    if not steady:
+        return {}
     peak = max(each["goodput_per_s"] for each in steady.values())
     calm = steady.get(0.9)
     return {
@@ -304,11 +314,16 @@ def command(
     seconds: Annotated[float, typer.Option(help="of each part that count")] = 30.0,
     loads: Annotated[str, typer.Option(help="times the capacity")] = "0.9,1,2,5",
     deadline: Annotated[float, typer.Option(help="seconds that a caller waits for a whole answer")] = 4.0,
+    only: Annotated[str, typer.Option(help="parts, with commas")] = ",".join(PARTS),
     unbounded: Annotated[bool, typer.Option("--unbounded", help="also a queue without a bound")] = False,
     as_json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
     """Measure what overload leaves."""
-    found = process.run(measured([float(load) for load in loads.split(",")], seconds, deadline, unbounded))
+    parts = only.split(",")
+    if unknown := set(parts) - {*PARTS}:
+        raise typer.BadParameter(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    at = [float(load) for load in loads.split(",")]
+    found = process.run(measured(at, seconds, deadline, parts, unbounded))
     rows = found.pop("rows")
     load = f"{ENGINES} engines of {SLOTS} places, {CALLERS} callers, deadline {deadline:g} s, {seconds:g} s each"
     report.show("overload", rows, as_json=as_json, load=load, **found)
