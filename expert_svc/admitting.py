@@ -12,7 +12,6 @@ from mesh_wire.admission import Admission
 from mesh_wire.appointments import Appointments
 from mesh_wire.errors import Busy
 from mesh_wire.inference import Asked
-from mesh_wire.resuming import name_of
 from mesh_wire.settings import ExpertSection
 from mesh_wire.waiting import place_wait_s, places_of, terms_of
 
@@ -92,7 +91,7 @@ class EngineAdmission(Admission):
             yield
 
     def _check(self, outlook: Outlook, request: GenerateRequest, asked: Asked) -> None:
-        now, left_s, name = self._clock(), asked.deadline.left_s(), name_of(request)
+        now, left_s, name = self._clock(), asked.deadline.left_s(), request.request_id
         # The rest of an answer is not refused for a queue: its caller has read the beginning.
         kept = self._appointments.keep(name, now) or bool(request.resume.token_ids)
         if left_s is not None and outlook.wait_s > left_s:

@@ -25,6 +25,7 @@ from mesh_wire.outlets import Outlet
 from mesh_wire.resuming import Delivered
 from mesh_wire.telemetry import Telemetry
 from mesh_wire.untraced import Attributes
+from router_svc.abandoned import Abandoned
 from router_svc.activity import Ledger
 from router_svc.admitting.turns import Turn, Turns
 from router_svc.attempts import RetryBudget, Then, Verdict, verdict
@@ -57,6 +58,7 @@ class RouterAnswers:
         hedge: bool = False,
     ) -> None:
         self._turns = turns
+        self._abandoned = Abandoned()
         self._budget = RetryBudget()
         self._hedges = Hedges(ledger, always=hedge)
         self._ledger = ledger
@@ -100,6 +102,7 @@ class RouterAnswers:
         def first_token(expert: str) -> None:
             self._ledger.first_token(expert, time.monotonic() - asked.began)
 
+        self._abandoned.tell_apart(request)
         course = Course(request, outlet, timings, first_token)
         wish = wish_of(request, course.excluded)  # which sees what is excluded later
         while True:
@@ -118,6 +121,7 @@ class RouterAnswers:
                 turn.usage = course.ended.usage if course.ended is not None else None
                 return
             except MeshError as error:
+                self._abandoned.note(request.request_id, error)
                 decided = verdict(error, course.standing(asked.deadline.left_s()))
                 if not self._may(decided, course.decision):
                     raise self._told(decided.error, outlet) from error.__cause__

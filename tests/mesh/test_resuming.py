@@ -368,6 +368,31 @@ async def test_a_caller_that_leaves_while_its_answer_is_resumed_frees_the_place(
     assert not talk.answers[1].over
 
 
+async def test_a_request_that_comes_again_is_no_copy_to_a_replica_that_never_heard_of_its_end() -> None:
+    engine = ByHand()
+    async with (
+        running_expert("general", engine=engine) as expert,
+        cable(expert.port) as line,
+        running_router(line.target) as router,
+    ):
+        request = greedy()
+        request.request_id = "once"
+        call = router.inference.Generate(request)
+        await eventually(lambda: engine.held == 1)
+        line.forget()
+        assert (await failure(call)).reason == "EXPERT_LOST"
+        await _settled(router, 1)
+
+        again = asyncio.create_task(whole(router.inference.Generate(request)))
+
+        await eventually(lambda: engine.held == 2 or again.done())
+        engine.finish()
+        answer = await again
+        assert answer.error is None
+        assert answer.finished is not None
+        assert (answer.finished.request_id, answer.finished.resumed) == ("once", 0)
+
+
 async def test_a_pause_that_a_replica_names_is_kept_and_another_is_asked_then() -> None:
     refusal = Unavailable("not now", reason="REQUEST_REFUSED", retry_after_s=0.2)
     engines = {name: Failing(refusal) for name in ("a", "b")}

@@ -15,6 +15,8 @@ class Cable:
         self._passes = asyncio.Event()
         self._passes.set()
         self._writers: set[asyncio.StreamWriter] = set()
+        self._outer: set[asyncio.StreamWriter] = set()  # of them, those to whoever connected
+        self._untold: set[asyncio.StreamWriter] = set()  # of them, those that are not closed with the other end
 
     @property
     def target(self) -> str:
@@ -23,12 +25,18 @@ class Cable:
     def cut(self) -> None:
         """Break every connection without a word, and let no new one through."""
         self._cut = True
-        for writer in self._writers:
+        for writer in self._writers | self._untold:
             writer.transport.abort()
 
     def swallow(self) -> None:
         """Pass nothing on any more, and keep every connection."""
         self._passes.clear()
+
+    def forget(self) -> None:
+        """Break every connection for whoever opened it; the other end is not told, and new ones pass."""
+        self._untold |= self._writers - self._outer
+        for writer in self._outer:
+            writer.transport.abort()
 
     def mend(self) -> None:
         self._cut = False
@@ -41,8 +49,10 @@ class Cable:
         inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", self._to_port)
         both = {writer, inner_writer}
         self._writers |= both
+        self._outer.add(writer)
         await asyncio.gather(self._pass_on(reader, inner_writer), self._pass_on(inner_reader, writer))
         self._writers -= both
+        self._outer.discard(writer)
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
@@ -50,7 +60,8 @@ class Cable:
                 await self._passes.wait()
                 writer.write(data)
                 await writer.drain()
-        writer.close()
+        if writer not in self._untold:
+            writer.close()
 
 
 @asynccontextmanager
