@@ -17,8 +17,8 @@ from expertmesh_client.calls import (
     FIRST_PAUSE_S,
     LONGEST_PAUSE_S,
     PAUSE_GROWTH,
+    WORTH_ANOTHER,
     Call,
-    OwnCall,
     OwnCalls,
     SharedCall,
 )
@@ -34,7 +34,7 @@ from mesh_wire.tls import ClientTls
 INFERENCE, ROUTER = "expertmesh.v1.InferenceService", "expertmesh.v1.RouterService"
 DEFAULT_TARGET = "localhost:50050"
 
-# What gRPC does for every call by itself. A stream is tried again only while nothing of it has arrived.
+# What gRPC does for every call by itself.
 SERVICE_CONFIG = json.dumps(
     {
         # Several addresses behind one name share the calls; a router that drains gets no new ones.
@@ -43,7 +43,6 @@ SERVICE_CONFIG = json.dumps(
         "methodConfig": [
             {
                 "name": [
-                    {"service": INFERENCE, "method": "Generate"},
                     {"service": ROUTER, "method": "Route"},
                     {"service": ROUTER, "method": "ListExperts"},
                 ],
@@ -52,8 +51,7 @@ SERVICE_CONFIG = json.dumps(
                     "initialBackoff": f"{FIRST_PAUSE_S}s",
                     "maxBackoff": f"{LONGEST_PAUSE_S}s",
                     "backoffMultiplier": PAUSE_GROWTH,
-                    # CANCELLED is what gRPC makes, in a server that shuts down, of calls that still wait to be taken.
-                    "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
+                    "retryableStatusCodes": [code.name for code in WORTH_ANOTHER],
                 },
             }
         ],
@@ -164,10 +162,7 @@ class AsyncClient:
                 return SharedCall(self._places, request, self._time(timeout_s), span.span)
             headers = (*span.headers, *self._headers())
             kept = span.kept if span.is_told else None
-            if len(self._places) > 1:
-                return OwnCalls(self._places, request, self._time(timeout_s), headers, kept)
-            generate = self._places.now.inference.Generate
-            return OwnCall(generate(request, timeout=self._time(timeout_s), metadata=headers), kept)
+            return OwnCalls(self._places, request, self._time(timeout_s), headers, kept)
 
         decides = self._over == "session" or self._direct
         return AsyncAnswer(begin, lambda: self._span(INFERENCE, "Generate", decides=decides, **_generation(request)))

@@ -18,9 +18,11 @@ from mesh_wire.errors import DeadlinePassed, Foreign, MeshError, error_of_call
 from mesh_wire.tail import KEPT_HEADER
 from mesh_wire.untraced import Untraced
 
-# The same for both ways: gRPC follows it for calls, `SharedCall` in sessions.
+# The same for all ways: gRPC follows it for calls that have one answer.
 ATTEMPTS = 3
 FIRST_PAUSE_S, LONGEST_PAUSE_S, PAUSE_GROWTH = 0.1, 1.0, 2
+# CANCELLED is what gRPC makes, in a server that shuts down, of calls that still wait to be taken.
+WORTH_ANOTHER = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 
 
 class Call(Protocol):
@@ -45,10 +47,12 @@ class OwnCall:
         """`kept` is told when the server says at the end that it keeps its part of the trace; None: nobody asks."""
         self._call = call
         self._kept = kept
+        self.begun = False  # whether anything has come
 
     async def responses(self) -> AsyncGenerator[GenerateResponse, None]:
         try:
             async for response in self._call:
+                self.begun = True
                 yield response
             if self._kept is not None and KEPT_HEADER in dict(await self._call.trailing_metadata() or ()):
                 self._kept()
@@ -60,7 +64,12 @@ class OwnCall:
 
 
 class OwnCalls:
-    """As `OwnCall`, at several servers: where one is gone, the next goes on."""
+    """An answer that is asked for again while the server is UNAVAILABLE and nothing has come, and at the next server,
+    where there are several, when one is gone.
+
+    gRPC could do the first, but its tries cannot be told apart: a server that never heard that a connection broke would
+    take the next try for a copy of the one before.
+    """
 
     def __init__(
         self,
@@ -77,14 +86,13 @@ class OwnCalls:
         self._metadata = metadata
         self._kept = kept
         self._expert = ""
-        self._call = self._ask(places.now)
+        self._cancelled = False
+        self._place = places.now
+        self._call = self._ask(self._place)
 
     async def responses(self) -> AsyncGenerator[GenerateResponse, None]:
-        moving, pause_s = self._moving, FIRST_PAUSE_S
+        moving, pause_s, attempt = self._moving, FIRST_PAUSE_S, 1
         while True:
-            place = self._places.now
-            if moving.moves:
-                self._call = self._ask(place)
             try:
                 async with aclosing(self._call.responses()) as responses:
                     async for response in responses:
@@ -97,15 +105,28 @@ class OwnCalls:
                         yield response
                 return
             except MeshError as error:
-                if self._places.closed or not moving.worth_it(error):
+                if self._places.closed or self._cancelled:
                     raise
-                moving.move(error, self._expert)
-            self._places.leave(place)
-            if moving.all_tried:
+                if moving.worth_it(error):
+                    moving.move(error, self._expert)
+                    self._places.leave(self._place)
+                    pauses = moving.all_tried
+                elif attempt < ATTEMPTS and not self._call.begun and error.code in WORTH_ANOTHER:
+                    moving.ask_again()
+                    attempt += 1
+                    pauses = True
+                else:
+                    raise
+            if pauses:
                 await asyncio.sleep(_about(pause_s))
                 pause_s = min(pause_s * PAUSE_GROWTH, LONGEST_PAUSE_S)
+            if self._cancelled:
+                raise asyncio.CancelledError
+            self._place = self._places.now
+            self._call = self._ask(self._place)
 
     def cancel(self) -> None:
+        self._cancelled = True
         self._call.cancel()
 
     def _ask(self, place: Place) -> OwnCall:
@@ -203,6 +224,7 @@ class Gathering(ABC):
                     continue
             await asyncio.sleep(_about(pause_s))
             pause_s = min(pause_s * PAUSE_GROWTH, LONGEST_PAUSE_S)
+            self._moving.ask_again()
             attempt += 1
 
 

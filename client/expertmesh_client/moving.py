@@ -63,14 +63,18 @@ class Moving:
         tokens = len(self.delivered.token_ids)
         if tokens and (field := obstacle(self.request)):
             raise unsupported(field, tokens) from error
+        if tokens and (tokens > self._last or not self.delivered.times):
+            self.delivered.times += 1
+        self._last = tokens
+        self.ask_again()
+        if tokens:
+            self.request.expert = self.request.expert or expert
+
+    def ask_again(self) -> None:
+        """Prepare to ask once more, whoever is asked: they may still be at the attempt before, and not know its end."""
         if not self._own:
             copy = GenerateRequest()
             copy.CopyFrom(self.request)
             self.request, self._own = copy, True
-        if tokens:
-            if tokens > self._last or not self.delivered.times:
-                self.delivered.times += 1
-            self._last = tokens
-            self.request.expert = self.request.expert or expert
-        self.delivered.attempt += 1  # whoever fell silent may still be at the former one
+        self.delivered.attempt += 1
         self.request.resume.CopyFrom(self.delivered.resume())

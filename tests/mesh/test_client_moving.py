@@ -152,6 +152,27 @@ async def test_an_expert_that_is_still_at_a_lost_router_s_attempt_answers_the_ne
 
 
 @pytest.mark.parametrize("over", ["session", "generate"])
+async def test_a_server_that_never_heard_that_a_connection_broke_answers_the_next_try(over: Any) -> None:
+    engine = ByHand()
+    async with (
+        running_expert("general", engine=engine) as expert,
+        cable(expert.port) as line,
+        AsyncClient(line.target, over=over) as client,
+    ):
+        answer = client.generate("a", request_id="mine")
+        reading = asyncio.create_task(answer.read())
+        await eventually(lambda: engine.held == 1)
+
+        line.forget()
+
+        await eventually(lambda: engine.held == 2 or reading.done())
+        engine.finish()
+        await reading
+        assert answer.finished is not None
+        assert (answer.finished.request_id, answer.finished.resumed) == ("mine", 0)
+
+
+@pytest.mark.parametrize("over", ["session", "generate"])
 async def test_what_cannot_go_on_rightly_ends_by_name(over: Any) -> None:
     engine = ByHand()
     async with pair(engine) as routers, AsyncClient(routers.targets, over=over) as client:
