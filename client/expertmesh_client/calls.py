@@ -25,6 +25,18 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S, PAUSE_GROWTH = 0.1, 1.0, 2
 WORTH_ANOTHER = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 
 
+class _Pauses:
+    """The pauses between the tries of one answer: each longer than the one before, up to a length."""
+
+    def __init__(self) -> None:
+        self._next_s = FIRST_PAUSE_S
+
+    async def next(self) -> None:
+        # About that long, so that those that failed together do not come back together.
+        await asyncio.sleep(self._next_s * random.uniform(0.8, 1.2))  # noqa: S311  # no secret
+        self._next_s = min(self._next_s * PAUSE_GROWTH, LONGEST_PAUSE_S)
+
+
 class Call(Protocol):
     """One answer being given."""
 
@@ -91,18 +103,14 @@ class OwnCalls:
         self._call = self._ask(self._place)
 
     async def responses(self) -> AsyncGenerator[GenerateResponse, None]:
-        moving, pause_s, attempt = self._moving, FIRST_PAUSE_S, 1
+        moving, pauses, attempt = self._moving, _Pauses(), 1
+        several = len(self._places) > 1  # else nobody could go on, and what comes need not be noted
         while True:
             try:
                 async with aclosing(self._call.responses()) as responses:
                     async for response in responses:
-                        if response.HasField("delta"):
-                            moving.delivered.add(response.delta.text, response.delta.token_ids)
-                        elif response.HasField("route"):
-                            if self._expert:
-                                continue
-                            self._expert = response.route.expert
-                        yield response
+                        if not several or self._is_news(response):
+                            yield response
                 return
             except MeshError as error:
                 if self._places.closed or self._cancelled:
@@ -110,20 +118,29 @@ class OwnCalls:
                 if moving.worth_it(error):
                     moving.move(error, self._expert)
                     self._places.leave(self._place)
-                    pauses = moving.all_tried
+                    waits = moving.all_tried
                 elif attempt < ATTEMPTS and not self._call.begun and error.code in WORTH_ANOTHER:
                     moving.ask_again()
                     attempt += 1
-                    pauses = True
+                    waits = True
                 else:
                     raise
-            if pauses:
-                await asyncio.sleep(_about(pause_s))
-                pause_s = min(pause_s * PAUSE_GROWTH, LONGEST_PAUSE_S)
+            if waits:
+                await pauses.next()
             if self._cancelled:
                 raise asyncio.CancelledError
             self._place = self._places.now
             self._call = self._ask(self._place)
+
+    def _is_news(self, response: GenerateResponse) -> bool:
+        """Note what comes, for whoever may have to go on; False: a second route, which the reader is not told."""
+        if response.HasField("delta"):
+            self._moving.delivered.add(response.delta.text, response.delta.token_ids)
+        elif response.HasField("route"):
+            if self._expert:
+                return False
+            self._expert = response.route.expert
+        return True
 
     def cancel(self) -> None:
         self._cancelled = True
@@ -191,7 +208,7 @@ class Gathering(ABC):
             raise DeadlinePassed("the deadline passed", reason="DEADLINE_PASSED", tokens_sent=sent) from None
 
     async def _ask(self, deadline: Deadline) -> None:
-        pause_s = FIRST_PAUSE_S
+        pauses = _Pauses()
         attempt = 1
         moved = False
         while True:
@@ -209,8 +226,7 @@ class Gathering(ABC):
                         self._renew(place)
                     self._places.leave(place)
                     if self._moving.all_tried:
-                        await asyncio.sleep(_about(pause_s))
-                        pause_s = min(pause_s * PAUSE_GROWTH, LONGEST_PAUSE_S)
+                        await pauses.next()
                     continue
                 told = _told(error, closed=self._client_closed)
                 late = told.reason == "TOKEN_EXPIRED" and not moved  # a new stream may bring a newer token
@@ -222,8 +238,7 @@ class Gathering(ABC):
                 if not moved:  # that is no failure: nothing is counted, and nobody waits
                     moved = True
                     continue
-            await asyncio.sleep(_about(pause_s))
-            pause_s = min(pause_s * PAUSE_GROWTH, LONGEST_PAUSE_S)
+            await pauses.next()
             self._moving.ask_again()
             attempt += 1
 
@@ -241,11 +256,6 @@ class SharedCall(Gathering):
 
     def _renew(self, place: Place) -> None:
         place.sessions.renew()
-
-
-def _about(pause_s: float) -> float:
-    """Return a pause of about that length, so that those that failed together do not come back together."""
-    return pause_s * random.uniform(0.8, 1.2)  # noqa: S311  # no secret
 
 
 def _told(error: MeshError, *, closed: bool) -> MeshError:

@@ -63,6 +63,8 @@ def test_each_part_of_an_answer_has_a_name_of_its_own() -> None:
     parts = [GenerateRequest(request_id="r", resume=Resume(token_ids=[7], times=times)) for times in (0, 1, 2)]
 
     assert [name_of(part) for part in (whole, *parts)] == ["r", "r part 2", "r part 2", "r part 3"]
+    unbegun = [GenerateRequest(request_id="r", resume=Resume(times=times)) for times in (0, 1, 2)]
+    assert [name_of(part) for part in unbegun] == ["r part 1", "r part 2", "r part 3"]
 
 
 def test_each_attempt_at_an_answer_has_a_name_of_its_own() -> None:
