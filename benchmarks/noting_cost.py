@@ -18,16 +18,16 @@ from typing import Annotated, Any
 import typer
 from opentelemetry.metrics import NoOpMeter
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
-from opentelemetry.trace import SpanKind
 
 from benchmarks.report import show
 from expertmesh.v1.inference_pb2 import SessionStart
 from mesh_wire.answering import METHODS
-from mesh_wire.head import takes_of
+from mesh_wire.head import head_of
 from mesh_wire.sampling import Wanted
 from mesh_wire.sketches import Sketch, Stage
 from mesh_wire.tail import Tail
 from mesh_wire.telemetry import Telemetry, Tracing
+from mesh_wire.untraced import CLIENT, SERVER
 
 NAME, ABOUT = METHODS["Session/start"]
 TURNS, REQUESTS = 15, 4000
@@ -44,22 +44,26 @@ class Unsent:
         """Take what the tail keeps: it is not what is measured."""
 
 
-def told(telemetry: Telemetry, traceparent: str) -> None:
-    """Take word of what is kept."""
+class Nowhere:
+    """Takes word of what is kept."""
+
+    def keep(self, traceparent: str, stream_id: int = 0) -> None:
+        """Take it."""
+
+
+NOWHERE = Nowhere()
 
 
 def routed(telemetry: Telemetry) -> None:
     """Do what a router does for one request that goes well, as far as its trace is concerned."""
-    with telemetry.begin(NAME, SpanKind.SERVER, about=ABOUT) as span:
+    with telemetry.begin(NAME, SERVER, about=ABOUT) as span:
         span.set_attribute("expertmesh.request_id", "x")
         span.past("route.admit", 1.0, 2.0)
         span.past("route.select", 2.0, 3.0, lambda: ABOUT_NOTHING)
         span.describe(lambda: ABOUT_NOTHING)
-        with span.stage("expert call", SpanKind.CLIENT, lambda: ABOUT_NOTHING) as call:
-            traceparent, tracestate = call.headers()
-            if call.tells:
-                call.given_to(traceparent, partial(told, telemetry))
-            SessionStart(stream_id=1, traceparent=traceparent, tracestate=tracestate)
+        with span.stage("expert call", CLIENT, lambda: ABOUT_NOTHING) as call:
+            start = SessionStart(stream_id=1)
+            start.traceparent, _ = call.started_at(NOWHERE, 1)
         span.describe(lambda: ABOUT_NOTHING)
         span.first_token(3.0)
 
@@ -100,11 +104,11 @@ def us(do: Callable[[], None]) -> float:
 
 def command(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
     """Measure what noting a request costs."""
-    takes, unsent = takes_of(ParentBased(TraceIdRatioBased(0))), Unsent()
+    head, unsent = head_of(ParentBased(TraceIdRatioBased(0))), Unsent()
 
     def traced(wanted: Wanted | None) -> Telemetry:
         tail = Tail(wanted, unsent.export) if wanted is not None else None
-        return Telemetry(NoOpMeter(""), Tracing(takes, unsent, tail))
+        return Telemetry(NoOpMeter(""), Tracing(head, unsent, tail))
 
     watched = {
         "off": partial(routed, Telemetry.off()),

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping
 from contextlib import aclosing
+from typing import Any
 
 from expert_svc.admitting import EngineAdmission
 from expert_svc.engine import Chunk, Ended, Engine, EngineDied, Milestones
@@ -41,7 +42,7 @@ class ExpertAnswers:
 
     async def answer(self, request: GenerateRequest, asked: Asked, outlet: Outlet) -> None:
         expert = self._expert(request.expert, request.precision)
-        asked.span.describe(lambda: {**self._attributes, "gen_ai.request.model": expert, "expertmesh.expert": expert})
+        asked.span.describe(lambda: self._about(expert))
         outlet.tally.expert = expert
         try:
             with self._admission.place_for(request, asked):
@@ -49,9 +50,11 @@ class ExpertAnswers:
         except EngineDied as death:
             raise Unavailable(str(death), reason="ENGINE_DEAD", tokens_sent=str(outlet.tally.tokens)) from None
         outlet.finished(_finished(ended, request))
-        self._record(
-            ended, asked, first=not request.resume.token_ids
-        )  # nothing awaited before: the end leaves after it
+        # Nothing is awaited before this: the end leaves after it.
+        self._record(ended, asked, expert, first=not request.resume.token_ids)
+
+    def _about(self, expert: str) -> dict[str, Any]:
+        return {**self._attributes, "gen_ai.request.model": expert, "expertmesh.expert": expert}
 
     def _expert(self, wanted: str, precision: Precision) -> str:
         expert = wanted or self._experts[0]
@@ -86,7 +89,7 @@ class ExpertAnswers:
                         return chunk
         raise EngineDied("the engine ended an answer without saying why")
 
-    def _record(self, ended: Ended, asked: Asked, *, first: bool) -> None:
+    def _record(self, ended: Ended, asked: Asked, expert: str, *, first: bool) -> None:
         """Put the engine's own times on the trace, the ways to it and from it, and what it counted.
 
         `first` says whether the answer's first token came from here.
@@ -106,6 +109,7 @@ class ExpertAnswers:
             asked.span.set_attribute("gen_ai.response.time_to_first_chunk", passed.first_token - asked.began)
         asked.span.describe(
             lambda: {
+                **self._about(expert),
                 "gen_ai.usage.input_tokens": ended.prompt_tokens,
                 "gen_ai.usage.output_tokens": ended.completion_tokens,
                 "gen_ai.usage.cache_read.input_tokens": ended.cached_prompt_tokens,

@@ -4,10 +4,9 @@ import asyncio
 import logging
 import os
 import time
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, Protocol
-
-from opentelemetry.trace import SpanKind
 
 from expertmesh.v1.generation_pb2 import GenerateRequest
 from mesh_wire import validation
@@ -21,7 +20,7 @@ from mesh_wire.outlets import Outlet
 from mesh_wire.resuming import name_of
 from mesh_wire.telemetry import Telemetry
 from mesh_wire.trace_context import Caller
-from mesh_wire.untraced import Attributes, Untraced
+from mesh_wire.untraced import SERVER, Attributes, Untraced
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +112,7 @@ class Answering:
         instruments.in_flight.add(1)
         try:
             name, about = METHODS[method]
-            with self._telemetry.begin(name, SpanKind.SERVER, parent, about) as span:
+            with self._telemetry.begin(name, SERVER, parent, about) as span:
                 arrived = time.monotonic()  # after the span's own start, which its stages must not precede
                 validation.check(request)
                 validation.check_name(caller, "caller")
@@ -145,9 +144,9 @@ class Answering:
             instruments.in_flight.add(-1)
             self._measure(outlet, began, outcome, failure, first=not goes_on)
 
-    def keep_trace(self, traceparent: str) -> None:
+    def keep_trace(self, key: Hashable, traceparent: str) -> None:
         """Keep a trace that the sampler left out: its caller says so."""
-        self._telemetry.keep(traceparent)
+        self._telemetry.keep(key, traceparent)
 
     def refuse_if_draining(self) -> None:
         """Raises Unavailable DRAINING when it is so."""

@@ -6,7 +6,7 @@ fraction of their price. Any other sampler is asked itself.
 
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from opentelemetry.context import Context
 from opentelemetry.trace import NonRecordingSpan, SpanKind, set_span_in_context
@@ -18,15 +18,22 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace.sampling import Sampler
 
 Takes = Callable[[Caller, int, str, SpanKind, Attributes], bool]  # caller, trace id, name, kind, attributes
-_LOW = (1 << 64) - 1  # of a trace id, which the ratio looks at
+LOW = (1 << 64) - 1  # of a trace id, which the ratio looks at
 _FOLLOWING = re.compile(
     r"ParentBased\{root:(.+),remoteParentSampled:AlwaysOnSampler,remoteParentNotSampled:AlwaysOffSampler,"
     r"localParentSampled:AlwaysOnSampler,localParentNotSampled:AlwaysOffSampler\}"
 )
 
 
-def takes_of(sampler: "Sampler") -> Takes:
-    """Return what says whether a request is sampled."""
+class Head(NamedTuple):
+    """Who decides."""
+
+    takes: Takes
+    bound: int  # of a new trace, `takes` need not be asked if its id's lower half is not below: it is left out
+
+
+def head_of(sampler: "Sampler") -> Head:
+    """Return what decides as a sampler does."""
     from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, TraceIdRatioBased
 
     described = sampler.get_description()
@@ -36,18 +43,18 @@ def takes_of(sampler: "Sampler") -> Takes:
     if found := re.fullmatch(r"TraceIdRatioBased\{(.+)\}", root):
         ratios[root] = float(found[1])
     if root not in ratios or type(sampler).__module__ != TraceIdRatioBased.__module__:
-        return _asking(sampler)
+        return Head(_asking(sampler), LOW + 1)
     bound = TraceIdRatioBased.get_bound_for_rate(ratios[root])
 
     def by_ratio(caller: Caller, trace_id: int, *_: Any) -> bool:
-        return trace_id & _LOW < bound and (not caller.left_out or bound > _LOW)  # or else only a part would be there
+        return trace_id & LOW < bound and (not caller.left_out or bound > LOW)  # or else only a part would be there
 
     def by_caller(caller: Caller, trace_id: int, *_: Any) -> bool:
         if caller.trace_id or caller.left_out:
             return bool(caller.flags & SAMPLED)
-        return trace_id & _LOW < bound
+        return trace_id & LOW < bound
 
-    return by_caller if following else by_ratio
+    return Head(by_caller if following else by_ratio, bound)
 
 
 def _asking(sampler: "Sampler") -> Takes:

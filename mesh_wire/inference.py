@@ -16,6 +16,7 @@ from expertmesh.v1.inference_pb2_grpc import InferenceServiceServicer
 from mesh_wire.answering import SERVICE, Answering, Answers, Asked, Gate
 from mesh_wire.deadlines import Deadline
 from mesh_wire.errors import MeshError
+from mesh_wire.open_session import SESSION_NAME
 from mesh_wire.outlets import StreamOutlet
 from mesh_wire.session_outbox import SessionOutbox
 from mesh_wire.sessions import Session
@@ -106,8 +107,15 @@ class InferenceServicer(InferenceServiceServicer):
         context: grpc.aio.ServicerContext[SessionRequest, SessionResponse],
     ) -> AsyncGenerator[SessionResponse, None]:
         self._answering.refuse_if_draining()
-        ticket = headers_of(context).get(TICKET, "") if self._answering.gate is not None else ""
-        session = Session(self._answering, traced=self._telemetry.enabled, ticket=ticket)
+        headers: dict[str, str] = {}
+        if self._answering.gate is not None or self._telemetry.tail is not None:
+            headers = headers_of(context)
+        session = Session(
+            self._answering,
+            traced=self._telemetry.enabled,
+            ticket=headers.get(TICKET, ""),
+            name=headers.get(SESSION_NAME, ""),
+        )
         self._sessions.add(session)
         reader = asyncio.create_task(session.read(requests))
         with self._call():

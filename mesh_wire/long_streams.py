@@ -109,26 +109,26 @@ class LongStreams:
     def __init__(self, stride: int) -> None:
         """`stride`: tokens between two events at first; 0: none."""
         self._stride = stride
-        self._watched: dict[Sketch, tuple[Tally, Watched | None]] = {}  # None: it has not been looked at yet
+        self._watched: dict[Sketch, Tally | Watched] = {}  # the tally of what has not been looked at yet
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self, sketch: Untraced, tally: Tally) -> None:
         """Look at a request until `end`, if it is recorded."""
         if not isinstance(sketch, Sketch):
             return
-        self._watched[sketch] = tally, None
+        self._watched[sketch] = tally
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(LOOK_EVERY_S, self._look)
 
     def end(self, sketch: Untraced) -> None:
         """Look for the last time, while the span is still open. No word is given any more: the span itself follows."""
-        if not isinstance(sketch, Sketch) or (known := self._watched.pop(sketch, None)) is None:
+        if not isinstance(sketch, Sketch) or (watched := self._watched.pop(sketch, None)) is None:
             return
-        tally, watched = known
-        if watched is None and 0 < self._stride <= tally.tokens:
-            watched = Watched(sketch, tally, self._stride)
-        if watched is not None:
-            watched.mark()
+        if isinstance(watched, Tally):
+            if not 0 < self._stride <= watched.tokens:
+                return
+            watched = Watched(sketch, watched, self._stride)
+        watched.mark()
 
     def _look(self) -> None:
         self._timer = None
@@ -136,11 +136,10 @@ class LongStreams:
             return
         self._timer = asyncio.get_running_loop().call_later(LOOK_EVERY_S, self._look)
         now = time.monotonic()
-        for sketch, (tally, watched) in tuple(self._watched.items()):
+        for sketch, watched in tuple(self._watched.items()):
             try:
-                if watched is None:
-                    watched = Watched(sketch, tally, self._stride)
-                    self._watched[sketch] = tally, watched
+                if isinstance(watched, Tally):
+                    watched = self._watched[sketch] = Watched(sketch, watched, self._stride)
                 watched.look(now)
             except Exception:  # the others are looked at all the same
                 log.exception("a stream could not be looked at")

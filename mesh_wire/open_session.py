@@ -3,9 +3,10 @@
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from random import getrandbits
+from typing import Any, NamedTuple, Protocol
 
 import grpc
 
@@ -17,9 +18,11 @@ from mesh_wire.errors import MeshError, Unavailable, error_of, error_of_stream
 from mesh_wire.outlets import Bell, Outlet
 from mesh_wire.resuming import Delivered
 from mesh_wire.session_outbox import rows_of
+from mesh_wire.untraced import Untraced
 
 log = logging.getLogger(__name__)
 
+SESSION_NAME = "expertmesh-session"  # metadata: what a session is called in the next one
 FAREWELL_S = 1.0  # how long the last word may take when a session is closed
 
 Headers = Sequence[tuple[str, str]]
@@ -77,19 +80,36 @@ class _Asking:
         _resolve(self.done)
 
 
+class Kept(NamedTuple):
+    """Word that a trace is kept; see `tail`."""
+
+    traceparent: str
+    session: str = ""  # in which its request was asked
+    stream_id: int = 0  # of the request there; 0: it was asked with that `traceparent`
+
+
 class OpenSession:
-    def __init__(self, stub: InferenceServiceStub, headers: Headers, old_at: float) -> None:
+    def __init__(
+        self, stub: InferenceServiceStub, headers: Headers, old_at: float, told_next: Callable[[Kept], None]
+    ) -> None:
+        """Args:
+        old_at: seconds of `time.monotonic` from which it gets no more requests.
+        told_next: has the next session give word, once this one is over.
+        """
+        self._name = f"{getrandbits(64):016x}"
+        self._told_next = told_next
         self.broken = False
-        self.old_at = old_at  # seconds of `time.monotonic` from which it gets no more requests
+        self.old_at = old_at
         self._retired = False
         self._asking: dict[int, _Asking] = {}
         self._last_id = 0
         self._next = SessionRequest()  # what has gathered for the server
         self._told = False  # whether it was to keep any traces
+        self._said_all = False  # what gathers now would not be sent
         self._heard_at = self._stepped_at = time.monotonic()
         self._wanted = Bell()
         self._loop = asyncio.get_running_loop()
-        self._call: Any = stub.Session(metadata=headers)
+        self._call: Any = stub.Session(metadata=(*headers, (SESSION_NAME, self._name)))
         self._tasks = [asyncio.create_task(self._write()), asyncio.create_task(self._read())]
 
     async def ask(
@@ -98,7 +118,7 @@ class OpenSession:
         outlet: Outlet,
         deadline: Deadline,
         caller: str,
-        trace: tuple[str, str],  # `traceparent` and `tracestate`
+        trace: Untraced,
         relay: Relay | None,
         ticket: str,
         delivered: Delivered,
@@ -109,7 +129,9 @@ class OpenSession:
         start.request.CopyFrom(request)
         if (left_s := deadline.left_s()) is not None:
             put_s(start.timeout, left_s)
-        start.traceparent, start.tracestate = trace
+        start.traceparent, tracestate = trace.started_at(self, stream_id)
+        if tracestate:
+            start.tracestate = tracestate
         start.caller = caller
         start.ticket = ticket
         asking = self._asking[stream_id] = _Asking(outlet, self._loop.create_future(), relay, delivered)
@@ -128,11 +150,21 @@ class OpenSession:
         self._retired = True
         self._wanted.ring()
 
-    def keep(self, traceparent: str) -> bool:
-        """Have a trace kept there; False where the session is over."""
-        if self.broken or self._tasks[0].done():
+    def keep(self, traceparent: str, stream_id: int = 0) -> None:
+        """Have the trace of a request kept that was asked here, though the session be over; see `Way`."""
+        kept = Kept(traceparent, self._name, stream_id)
+        if not self.tell(kept):
+            self._told_next(kept)
+
+    def tell(self, kept: Kept) -> bool:
+        """Give word of any request; False where the session is over."""
+        if self.broken or self._said_all or self._tasks[0].done():
             return False
-        self._next.kept_traces.append(traceparent)
+        if kept.stream_id:
+            session = "" if kept.session == self._name else kept.session
+            self._next.kept_streams.add(session=session, stream_id=kept.stream_id, traceparent=kept.traceparent)
+        else:
+            self._next.kept_traces.append(kept.traceparent)
         self._told = True
         self._wanted.ring()
         return True
@@ -174,6 +206,7 @@ class OpenSession:
                 if self._next.ListFields():
                     message, self._next = self._next, SessionRequest()
                     await self._call.write(message)
+            self._said_all = True
             await self._call.done_writing()
         except (grpc.RpcError, asyncio.InvalidStateError):
             return  # the reader sees the same end, with its status

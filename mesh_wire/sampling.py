@@ -1,16 +1,16 @@
 """Which requests are worth a trace that the sampler left out: how often, and by what rule. Nothing here does I/O."""
 
+import heapq
 import logging
+import math
 import os
-from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 log = logging.getLogger(__name__)
 
-RECENT = 500  # requests of a kind with which another is compared
-FEWEST = 100  # before so many, nobody knows what is slow
-AGAIN_EVERY = 250  # requests after which the limits are taken anew, by sorting: more often would be dear
+RECENT = 500  # requests of a kind after which it is taken anew what is slow, by those
+FEWEST = 100  # before so many, nobody knows
 SLOWEST_SHARE = 0.01
 KINDS_AT_MOST = 32  # names of requests that are told apart
 PER_S, BURST = 10.0, 100.0  # traces kept
@@ -56,43 +56,46 @@ def _ratio(env: Mapping[str, str]) -> float:
         return 1.0
 
 
-class Limit:
-    """Knows the limit that a hundredth of the recent values exceed."""
+class Pace:
+    """Knows the times that a hundredth of the requests exceed: their whole time, and that to the first token."""
 
-    __slots__ = ("_limit", "_recent", "_until")
-
-    def __init__(self) -> None:
-        self._recent: deque[float] = deque(maxlen=RECENT)
-        self._limit = float("inf")
-        self._until = FEWEST  # values before the limit is taken anew
-
-    def exceeded(self, value: float) -> bool:
-        """Whether a value is among the largest hundredth of those before it, to which it is then added."""
-        is_large = value > self._limit
-        self._recent.append(value)
-        self._until -= 1
-        if not self._until:
-            self._until = AGAIN_EVERY
-            ordered = sorted(self._recent)
-            self._limit = ordered[int(len(ordered) * (1 - SLOWEST_SHARE))]
-        return is_large
-
-
-class Slowest:
-    """Knows the slowest requests of each kind: by their whole time, and by that to the first token."""
+    __slots__ = ("_first_s", "_limit_first_s", "_limit_took_s", "_took_s", "_until")
 
     def __init__(self) -> None:
-        self._limits: dict[str, tuple[Limit, Limit]] = {}
+        self._took_s: list[float] = []  # of the requests since the limits were taken
+        self._first_s: list[float] = []
+        self._limit_took_s = self._limit_first_s = math.inf
+        self._until = FEWEST  # requests after which they are taken anew
 
-    def among(self, kind: str, took_s: float, first_token_s: float | None) -> bool:
-        """Whether a request is one of the slowest; it is compared with those of its kind that ended before it."""
-        limits = self._limits.get(kind)
-        if limits is None:
-            if len(self._limits) == KINDS_AT_MOST:
-                return False
-            limits = self._limits[kind] = Limit(), Limit()
-        slow = limits[0].exceeded(took_s)
-        return (first_token_s is not None and limits[1].exceeded(first_token_s)) or slow
+    def exceeded(self, took_s: float, first_s: float | None) -> bool:
+        """Whether a request is among the slowest hundredth of those before it. `first_s` is None without a token."""
+        is_slow = took_s > self._limit_took_s
+        self._took_s.append(took_s)
+        if first_s is not None:
+            is_slow |= first_s > self._limit_first_s
+            self._first_s.append(first_s)
+        if len(self._took_s) == self._until:
+            self._until = RECENT
+            self._limit_took_s, self._took_s = _limit(self._took_s), []
+            self._limit_first_s, self._first_s = _limit(self._first_s), []
+        return is_slow
+
+
+def _limit(values: Sequence[float]) -> float:
+    """Return what a hundredth of the values exceed; of too few, nobody knows."""
+    if len(values) < FEWEST:
+        return math.inf
+    return heapq.nlargest(int(len(values) * SLOWEST_SHARE) + 1, values)[-1]
+
+
+class Paces(dict[str, Pace]):
+    """The pace of each kind of request. Kinds beyond a number have none: of those, none is ever slow."""
+
+    def __missing__(self, kind: str) -> Pace:
+        pace = Pace()
+        if len(self) < KINDS_AT_MOST:
+            self[kind] = pace
+        return pace
 
 
 class Allowance:

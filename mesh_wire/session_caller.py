@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 
 import grpc
 
@@ -10,7 +9,7 @@ from expertmesh.v1.generation_pb2 import GenerateRequest
 from expertmesh.v1.inference_pb2_grpc import InferenceServiceStub
 from mesh_wire.deadlines import Deadline
 from mesh_wire.errors import Unavailable
-from mesh_wire.open_session import Headers, OpenSession, Pulse, Relay
+from mesh_wire.open_session import Headers, Kept, OpenSession, Pulse, Relay
 from mesh_wire.outlets import Outlet
 from mesh_wire.resuming import Delivered
 from mesh_wire.untraced import UNTRACED, Untraced
@@ -69,27 +68,24 @@ class SessionCaller:
         if self._session is not None and time.monotonic() >= self._session.old_at:
             self.renew()
         if self._session is None or self._session.broken:
-            self._session = OpenSession(self._stub, self._headers(), time.monotonic() + self._age_s)
-        headers = trace.headers()
-        if trace.tells:
-            trace.given_to(headers[0], partial(self._keep, self._session))
-        await self._session.ask(request, outlet, deadline, caller, headers, relay, ticket, delivered or Delivered())
+            self._session = self._opened()
+        await self._session.ask(request, outlet, deadline, caller, trace, relay, ticket, delivered or Delivered())
 
-    def _keep(self, session: "OpenSession", traceparent: str) -> None:
-        """Have a trace kept by whom a session led to, though it be over: then the next one tells."""
-        if session.keep(traceparent) or self.closed:
-            return
-        if self._session is None or not self._session.keep(traceparent):
-            self._session = OpenSession(self._stub, self._headers(), time.monotonic() + self._age_s)
-            self._session.keep(traceparent)
-
-    def keep(self, traceparent: str) -> None:
+    def keep(self, traceparent: str, stream_id: int = 0) -> None:
         """Have a trace kept by the server, though its request went there by another way."""
-        if self._session is not None:
-            self._keep(self._session, traceparent)
-        elif not self.closed:
-            self._session = OpenSession(self._stub, self._headers(), time.monotonic() + self._age_s)
-            self._session.keep(traceparent)
+        assert not stream_id, "that is known to its session alone"
+        self._tell(Kept(traceparent))
+
+    def _tell(self, kept: Kept) -> None:
+        """Give word in the session that there is, or in a new one: that in which the request was asked is over."""
+        if self._session is not None and self._session.tell(kept):
+            return
+        if not self.closed:
+            self._session = self._opened()
+            self._session.tell(kept)
+
+    def _opened(self) -> OpenSession:
+        return OpenSession(self._stub, self._headers(), time.monotonic() + self._age_s, self._tell)
 
     def renew(self) -> None:
         """Open another session for the next request. Those under way stay in theirs, which ends with the last."""

@@ -1,22 +1,29 @@
 """The serving end of a session: its requests begin, are cancelled, and end, each by itself."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Hashable
 
 from expertmesh.v1.inference_pb2 import SessionRequest, SessionStart
 from mesh_wire.answering import Answering
 from mesh_wire.deadlines import Deadline, seconds
 from mesh_wire.errors import BadInput, MeshError
 from mesh_wire.session_outbox import SessionOutbox, SessionOutlet
-from mesh_wire.trace_context import NOBODY, caller_of
+from mesh_wire.trace_context import NOBODY, caller_of_start
 
 
 class Session:
     """The requests of one session."""
 
-    def __init__(self, answering: Answering, *, traced: bool, ticket: str = "") -> None:
-        """`ticket` is what the session was opened with. Raises MeshError: it may not be."""
+    def __init__(self, answering: Answering, *, traced: bool, ticket: str = "", name: str = "") -> None:
+        """Args:
+            ticket: what the session was opened with.
+            name: as its caller calls it in others; empty: not at all.
+
+        Raises:
+            MeshError: it may not be opened.
+        """
         self.outbox = SessionOutbox()
+        self._name: Hashable = name or self
         self._answering = answering
         self._traced = traced
         self._open: dict[int, tuple[asyncio.Task[None], SessionOutlet]] = {}
@@ -38,7 +45,9 @@ class Session:
                 for stream_id in message.cancels:
                     self._cancel(stream_id)
                 for traceparent in message.kept_traces:
-                    self._answering.keep_trace(traceparent)
+                    self._answering.keep_trace(traceparent, traceparent)
+                for kept in message.kept_streams:
+                    self._answering.keep_trace((kept.session or self._name, kept.stream_id), kept.traceparent)
             if self._open:
                 await asyncio.wait(self.tasks)
         finally:
@@ -60,7 +69,9 @@ class Session:
 
     async def _run(self, start: SessionStart, outlet: SessionOutlet) -> None:
         deadline = Deadline.after(seconds(start.timeout)) if start.HasField("timeout") else Deadline()
-        parent = caller_of(start.traceparent, start.tracestate) if self._traced else NOBODY
+        parent = NOBODY
+        if self._traced:
+            parent = caller_of_start(start.traceparent, start.tracestate, (self._name, start.stream_id))
         try:
             await self._answering.answer(
                 start.request,

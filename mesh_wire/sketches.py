@@ -1,41 +1,24 @@
 """What is noted of a request in this process, until it is known whether it becomes spans.
 
 Of a hundred traces the sampler may want one, and the tail another. So a request is noted as cheaply as can be: one
-`Sketch` with the times of its stages, in seconds of `time.monotonic`; what costs more (attributes, spans of the SDK) is
-made of it where it is exported.
+`Sketch` with the times of its stages, in seconds of `time.monotonic`; what costs more (ids of spans, headers,
+attributes, spans of the SDK) is made of it where somebody needs it.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from random import getrandbits
 from types import TracebackType
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, Protocol, Self
 
 from opentelemetry.trace import SpanKind
 
-from mesh_wire.errors import MeshError
-from mesh_wire.trace_context import FLAGS, VENDOR, Caller, Verdict
-from mesh_wire.untraced import NONE, About, Attributes, Untraced, nothing
+from mesh_wire.span_failure import Failure, failure_of
+from mesh_wire.trace_context import FLAGS, RANDOM, VENDOR, WORD_FOLLOWS, Caller, Verdict
+from mesh_wire.untraced import INTERNAL, NONE, About, Attributes, Untraced, Way, nothing
 
 MOST_SPANS = 64  # of one request in one process; what comes after them is not noted
 MOST_EVENTS = 128  # of one span, as the SDK has it by default
-
-
-class Failure(NamedTuple):
-    """How a request or a stage failed."""
-
-    status: str
-    kind: str
-    message: str | None = None
-    is_fault: bool = True  # a caller's leaving is none
-
-
-def failure_of(error: BaseException) -> Failure:
-    if isinstance(error, MeshError):
-        return Failure(error.code.name, error.reason, error.message)
-    if isinstance(error, Exception):
-        return Failure("INTERNAL", type(error).__qualname__)
-    return Failure("CANCELLED", "CANCELLED", is_fault=False)  # CancelledError, GeneratorExit: the caller left
 
 
 class Keeper(Protocol):
@@ -54,49 +37,76 @@ _Past = tuple[str, float, float, About]  # a stage that is over: name, began, en
 class Sketch(Untraced):
     """One request, or one call, in this process."""
 
-    # Without slots: what is rarely set stands here once, and costs a request nothing.
-    kept = False  # what ends is exported at once
-    dropped = False  # what ends is forgotten
-    failed = False  # any part of it
-    failure: Failure | None = None
-    tells = True  # unless it is sampled anyway, or the caller cannot
-    verdict: Verdict | None = None
-    first_at: float | None = None  # when the first token came; None: it did not, or long ago
-    ended = 0.0  # 0: it is under way
-    events: Sequence[tuple[str, float, Attributes]] = ()
-    _epoch_ns = 0
+    trace_id: int
+    # With slots: they are written and read in a fraction of the time of other attributes.
+    __slots__ = (
+        "_about",
+        "_described",
+        "_epoch_ns",
+        "_set",
+        "_span_id",
+        "began",
+        "caller",
+        "calls",
+        "dropped",
+        "ended",
+        "events",
+        "failed",
+        "failure",
+        "first_at",
+        "flags",
+        "keeper",
+        "kept",
+        "kind",
+        "name",
+        "stages",
+        "tells",
+        "trace_id",
+        "verdict",
+    )
 
     def __init__(
         self, keeper: Keeper, trace_id: int, flags: int, caller: Caller, name: str, kind: SpanKind, about: Attributes
     ) -> None:
         """`about` is neither changed nor copied."""
         self.keeper = keeper
-        self._trace_id = trace_id
-        self.span_id = getrandbits(64) or 1  # 0 is none
+        self.trace_id = trace_id
         self.flags = flags
         self.caller = caller
         self.name = name
         self.kind = kind
-        if caller.verdict is not None:
-            self.verdict = caller.verdict
-        self.stages: list[Stage | _Past] = []  # that have ended, and wait
-        self.calls: list[tuple[str, Callable[[str], None]]] = []  # traceparents given on, and whom to tell
         self._about = about
-        self._described: list[About] = []
-        self._set: dict[str, Any] = {}
+        self._described: About | None = None
+        self._set: dict[str, Any] | None = None
+        self._span_id = 0  # nobody has asked for it
+        self._epoch_ns = 0
+        self.kept = False  # what ends is exported at once
+        self.dropped = False  # what ends is forgotten
+        self.failed = False  # any part of it
+        self.failure: Failure | None = None
+        self.tells = True  # unless it is sampled anyway, or the caller cannot
+        self.verdict: Verdict | None = caller.verdict
+        self.first_at: float | None = None  # when the first token came; None: it did not, or long ago
+        self.ended = 0.0  # 0: it is under way
+        self.events: Sequence[tuple[str, float, Attributes]] = ()
+        self.stages: list[Stage | _Past] = []  # that have ended, and wait
+        self.calls: list[tuple[Sketch | Stage, Way, int]] = []  # what has called others, and how they get word
         self.began = time.monotonic()
 
     @property
-    def trace_id(self) -> int:
-        return self._trace_id
+    def span_id(self) -> int:
+        """Never 0, which is none."""
+        if not self._span_id:
+            self._span_id = getrandbits(64) or 1
+        return self._span_id
 
     @property
     def attributes(self) -> dict[str, Any]:
         """What its span has, or would have by now."""
         found = dict(self._about)
-        for about in self._described:
-            found.update(about())
-        return found | self._set
+        if self._described is not None:
+            found.update(self._described())
+        return found | self._set if self._set is not None else found
 
     def is_recording(self) -> bool:
         return not self.ended
@@ -104,20 +114,44 @@ class Sketch(Untraced):
     def headers(self) -> tuple[str, str]:
         return self._headers(self.span_id)
 
+    def given_to(self, way: Way) -> tuple[str, str]:
+        return self.given(self, way)
+
+    def started_at(self, way: Way, stream_id: int) -> tuple[str, str]:
+        return self.started(self, way, stream_id)
+
+    def given(self, part: "Sketch | Stage", way: Way) -> tuple[str, str]:
+        """Return the headers that a part of it gives to those that it calls, and remember the way there."""
+        headers = self._headers(part.span_id)
+        if self.tells:
+            if self.kept:
+                way.keep(headers[0])
+            elif not self.dropped:
+                self.calls.append((part, way, 0))
+        return headers
+
+    def started(self, part: "Sketch | Stage", way: Way, stream_id: int) -> tuple[str, str]:
+        """Likewise return what the start of a session's request says: nothing that costs, until there is a name."""
+        if self.caller.trace_id or not self.tells or self.dropped:
+            return self.given(part, way)
+        self.calls.append((part, way, stream_id))
+        return WORD_FOLLOWS
+
     def _headers(self, span_id: int) -> tuple[str, str]:
         others, span_hex = self.caller.tracestate, f"{span_id:016x}"
-        traceparent = f"00-{self._trace_id:032x}-{span_hex}-{FLAGS[self.flags]}"
+        traceparent = f"00-{self.trace_id:032x}-{span_hex}-{FLAGS[self.flags]}"
         if not self.tells:
             return traceparent, others
         return traceparent, f"{VENDOR}={span_hex},{others}" if others else f"{VENDOR}={span_hex}"
 
-    def given_to(self, traceparent: str, tell: Callable[[str], None]) -> None:
-        if self.kept:
-            tell(traceparent)
-        elif not self.dropped:
-            self.calls.append((traceparent, tell))
+    def belongs_to(self, caller: Caller) -> None:
+        """Take the caller's name, which came with its word."""
+        caller.key, caller.will_tell = self.caller.key, True
+        self.caller = caller
+        self.trace_id = caller.trace_id
+        self.flags = caller.flags & RANDOM
 
-    def stage(self, name: str, kind: SpanKind = SpanKind.INTERNAL, about: About = nothing) -> "Stage":
+    def stage(self, name: str, kind: SpanKind = INTERNAL, about: About = nothing) -> "Stage":
         return Stage(self, name, kind, about)
 
     def past(
@@ -144,10 +178,13 @@ class Sketch(Untraced):
             self.stages.append(stage)
 
     def set_attribute(self, key: str, value: Any) -> None:
-        self._set[key] = value
+        if self._set is None:
+            self._set = {key: value}
+        else:
+            self._set[key] = value
 
     def describe(self, about: About) -> None:
-        self._described.append(about)
+        self._described = about
 
     def add_event(self, name: str, attributes: Attributes = NONE) -> None:
         if len(self.events) < MOST_EVENTS:
@@ -186,27 +223,29 @@ class Sketch(Untraced):
     ) -> None:
         if error is not None:
             self.fail(error)
-        self.end()
+        if not self.ended:
+            self.ended = time.monotonic()
+            self.keeper.ended(self)
 
 
 class Stage(Untraced):
     """A part of a request. Its attributes are asked for when it is exported."""
 
-    __slots__ = ("about", "began", "ended", "failure", "kind", "name", "sketch", "span_id")
+    __slots__ = ("_span_id", "about", "began", "ended", "failure", "kind", "name", "sketch")
 
     def __init__(self, sketch: Sketch, name: str, kind: SpanKind, about: About) -> None:
         self.sketch = sketch
         self.name = name
         self.kind = kind
         self.about = about
-        self.span_id = getrandbits(64) or 1
+        self._span_id = 0  # nobody has asked for it
         self.failure: Failure | None = None
         self.began = self.ended = 0.0
 
     @classmethod
     def past_one(cls, sketch: Sketch, name: str, began: float, ended: float, about: About) -> Self:
         """Return one that is over."""
-        stage = cls(sketch, name, SpanKind.INTERNAL, about)
+        stage = cls(sketch, name, INTERNAL, about)
         stage.began, stage.ended = began, ended
         return stage
 
@@ -215,8 +254,11 @@ class Stage(Untraced):
         return self.sketch.trace_id
 
     @property
-    def tells(self) -> bool:  # type: ignore[override]  # never set
-        return self.sketch.tells
+    def span_id(self) -> int:
+        """Never 0, which is none."""
+        if not self._span_id:
+            self._span_id = getrandbits(64) or 1
+        return self._span_id
 
     def is_recording(self) -> bool:
         return not self.ended
@@ -224,8 +266,11 @@ class Stage(Untraced):
     def headers(self) -> tuple[str, str]:
         return self.sketch._headers(self.span_id)
 
-    def given_to(self, traceparent: str, tell: Callable[[str], None]) -> None:
-        self.sketch.given_to(traceparent, tell)
+    def given_to(self, way: Way) -> tuple[str, str]:
+        return self.sketch.given(self, way)
+
+    def started_at(self, way: Way, stream_id: int) -> tuple[str, str]:
+        return self.sketch.started(self, way, stream_id)
 
     def describe(self, about: About) -> None:
         self.about = about

@@ -7,11 +7,14 @@ wrong or takes long behind it can be seen from there. The others cannot decide f
 
 How the word gets from who decides to the others:
 
-1. A caller that will decide, or be told, says so in `tracestate`, with its own span's id. The sampled flag stays unset,
-   so no other service that the trace passes records anything.
-2. Who is called with such a mark waits for the word; who is called without it, or with that of another span, decides.
-3. What is kept is told to those that were called, by the `traceparent` that they were called with, in the session that
-   carried the request or the next one there (`SessionRequest.kept_traces`). They tell those that they called.
+1. A caller that will decide, or be told, says so. Most traces have no name yet: nobody outside began them, and of a
+   hundred one is kept. The start of such a request has `?` for a `traceparent`, and its stream id is what is told.
+   Where the trace has a name, the mark is in `tracestate`, with the caller's own span's id. The sampled flag stays
+   unset, so no other service that the trace passes records anything.
+2. Who is called with either waits for the word; who is called without, or with the mark of another span, decides.
+3. What is kept is told to those that were called, in the session that carried the request or the next one there: by
+   stream id, with the name that the trace has now (`SessionRequest.kept_streams`), or by the `traceparent` that they
+   were called with (`kept_traces`). They tell those that they called.
 4. A `Generate` call has no way down after its end, so its caller does not mark: its server decides, and says so in the
    trailing metadata; the caller keeps its own span for that, and for an error.
 
@@ -22,10 +25,11 @@ kept. What is beyond is dropped, and the requests do not notice.
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
-from mesh_wire.sampling import Allowance, Slowest, Wanted
+from mesh_wire.sampling import Allowance, Paces, Wanted
 from mesh_wire.sketches import Sketch, Stage
+from mesh_wire.trace_context import caller_of
 
 WAITING = 2000  # requests that have ended here and wait for word
 WAITING_S = 30.0
@@ -49,10 +53,10 @@ class Tail:
         self.export = export
         self._wanted = wanted
         self._clock = clock
-        self._slowest = Slowest()
+        self._paces = Paces()
         self._allowance = Allowance()
         self._lock = threading.Lock()
-        self._told_by: dict[str, list[Sketch]] = {}  # by their callers' `traceparent`: those that are told
+        self._told_by: dict[Hashable, list[Sketch]] = {}  # by their callers' keys: those that are told
         self._waiting: deque[tuple[float, Sketch]] = deque()  # with the time until which, the oldest first
 
     @property
@@ -63,11 +67,21 @@ class Tail:
     def begun(self, sketch: Sketch) -> None:
         """Have a request told, since its caller will. One that decides here is held by nobody but its own task."""
         with self._lock:
-            self._told_by.setdefault(sketch.caller.traceparent, []).append(sketch)
+            self._told_by.setdefault(sketch.caller.key, []).append(sketch)
 
-    def told(self, traceparent: str) -> None:
-        """Keep what was noted for a caller's span, because the caller says so. Word of others is passed over."""
-        for sketch in tuple(self._told_by.get(traceparent, ())):
+    def told(self, key: Hashable, traceparent: str) -> None:
+        """Keep what was noted for a caller, because the caller says so. Word of others is passed over.
+
+        Args:
+            key: of the caller.
+            traceparent: the caller's span, which what had no name belongs to.
+        """
+        for sketch in tuple(self._told_by.get(key, ())):
+            if not sketch.caller.trace_id:
+                caller = caller_of(traceparent)
+                if not caller.trace_id:
+                    return
+                sketch.belongs_to(caller)
             self._keep(sketch)
 
     def ended(self, sketch: Sketch) -> None:
@@ -103,7 +117,7 @@ class Tail:
             return ""
         began, first_at = sketch.began, sketch.first_at
         first_s = None if first_at is None else first_at - began
-        return "slow" if self._slowest.among(sketch.name, sketch.ended - began, first_s) else ""
+        return "slow" if self._paces[sketch.name].exceeded(sketch.ended - began, first_s) else ""
 
     def _keep(self, sketch: Sketch) -> None:
         """Export what has ended, and tell those that were called. What ends later follows."""
@@ -117,18 +131,18 @@ class Tail:
         if sketch.ended:
             self.export(sketch, sketch)
         calls, sketch.calls = sketch.calls, []
-        for traceparent, tell in calls:
-            tell(traceparent)
+        for part, way, stream_id in calls:
+            way.keep(part.headers()[0], stream_id)
 
     def _forget(self, sketches: list[Sketch]) -> None:
         """Let go of requests for which no word is waited any longer."""
         with self._lock:
             for sketch in sketches:
-                header = sketch.caller.traceparent
-                if same := self._told_by.get(header):
+                key = sketch.caller.key
+                if same := self._told_by.get(key):
                     same[:] = [one for one in same if one is not sketch]
                     if not same:
-                        del self._told_by[header]
+                        del self._told_by[key]
         for sketch in sketches:
             if not sketch.kept:
                 sketch.drop()

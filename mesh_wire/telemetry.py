@@ -6,7 +6,7 @@ trace in a hundred, and `tail` those beside them that failed or were the slowest
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from random import getrandbits
@@ -14,7 +14,7 @@ from random import getrandbits
 from opentelemetry import metrics
 from opentelemetry.trace import SpanKind
 
-from mesh_wire.head import Takes, takes_of
+from mesh_wire.head import LOW, Head, head_of
 from mesh_wire.long_streams import stride_of
 from mesh_wire.metrics import Labels, Values, instruments_of, observed
 from mesh_wire.prometheus import exporters, scraped_at
@@ -22,7 +22,7 @@ from mesh_wire.sampling import wanted
 from mesh_wire.sketches import Keeper, Sketch
 from mesh_wire.tail import Tail
 from mesh_wire.trace_context import NOBODY, RANDOM, SAMPLED, Caller, traceparent_of
-from mesh_wire.untraced import NAMELESS, NONE, UNTRACED, Attributes, LeftOut, Untraced
+from mesh_wire.untraced import NAMELESS, NONE, SERVER, UNTRACED, Attributes, LeftOut, Untraced
 
 SCOPE = "expertmesh"
 
@@ -31,11 +31,9 @@ SCOPE = "expertmesh"
 class Tracing:
     """How requests are traced."""
 
-    takes: Takes  # the sampler's decision
+    head: Head  # the sampler's decision
     sampled: Keeper
     tail: Tail | None = None  # keeps some of what the sampler leaves out; None: nobody does
-    new_id: Callable[[], int] = lambda: getrandbits(128)
-    flags: int = RANDOM  # of a new trace: whether its id is random
 
 
 class Telemetry:
@@ -69,16 +67,17 @@ class Telemetry:
         tracing = self._tracing
         if tracing is None:
             return UNTRACED
-        trace_id = caller.trace_id
-        flags = caller.flags & RANDOM
-        if not trace_id:
-            trace_id, flags = tracing.new_id(), tracing.flags
-        if tracing.takes(caller, trace_id, name, kind, about):
+        if trace_id := caller.trace_id:
+            flags = caller.flags & RANDOM
+        else:
+            trace_id, flags = getrandbits(128) or 1, RANDOM
+        takes, bound = tracing.head
+        if (caller.trace_id or trace_id & LOW < bound) and takes(caller, trace_id, name, kind, about):
             sketch = Sketch(tracing.sampled, trace_id, flags | SAMPLED, caller, name, kind, about)
             sketch.kept, sketch.tells = True, False
             return sketch
         if tracing.tail is None:
-            if not caller.trace_id and kind is SpanKind.SERVER:
+            if not caller.trace_id and kind is SERVER:
                 return NAMELESS
             return LeftOut(trace_id, traceparent_of(trace_id, getrandbits(64) or 1, flags), caller.tracestate)
         sketch = Sketch(tracing.tail, trace_id, flags, caller, name, kind, about)
@@ -108,10 +107,10 @@ class Telemetry:
         """Export likewise what only ever grows."""
         self.meter.create_observable_counter(name, [observed(values)], unit=unit, description=description)
 
-    def keep(self, traceparent: str) -> None:
-        """Keep a trace, because a caller says so; see `tail`."""
+    def keep(self, key: Hashable, traceparent: str) -> None:
+        """Keep a trace, because a caller says so; see `Tail.told`."""
         if self.tail is not None:
-            self.tail.told(traceparent)
+            self.tail.told(key, traceparent)
 
 
 @contextmanager
@@ -169,9 +168,7 @@ def exporting(
             spans = Spans(resource, InstrumentationScope(SCOPE), processor.on_end)
             kept = wanted(env)
             tail = Tail(kept, spans.export) if kept else None
-            ids = tracers.id_generator
-            flags = RANDOM if ids.is_trace_id_random() else 0
-            tracing = Tracing(takes_of(tracers.sampler), spans, tail, ids.generate_trace_id, flags)
+            tracing = Tracing(head_of(tracers.sampler), spans, tail)
         readers: list[MetricReader] = [life.enter_context(scraped_at(metrics_at))] if metrics_at else []
         if metrics_to:
             readers.append(PeriodicExportingMetricReader(OTLPMetricExporter(endpoint=metrics_to)))

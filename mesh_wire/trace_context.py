@@ -1,6 +1,7 @@
 """W3C trace context: who called, by two headers. Read for each request, so in a fraction of the propagator's time."""
 
 import re
+from collections.abc import Hashable
 
 from opentelemetry import trace
 from opentelemetry.trace import SpanContext, TraceState
@@ -25,6 +26,7 @@ class Caller:
 
     __slots__ = (
         "flags",
+        "key",
         "left_out",
         "remote",
         "span_id",
@@ -47,6 +49,7 @@ class Caller:
         will_tell: bool = False,
         verdict: Verdict | None = None,
         left_out: bool = False,
+        key: Hashable = None,
     ) -> None:
         """Args:
         trace_id: 0: there is no such span.
@@ -55,6 +58,7 @@ class Caller:
         will_tell: whether word may follow on what becomes of the trace; see `tail`.
         verdict: where somebody looks for what becomes of it here.
         left_out: whether the caller's sampler left it out without a name.
+        key: by which word of it comes; None: its `traceparent`.
         """
         self.trace_id = trace_id
         self.span_id = span_id
@@ -65,6 +69,7 @@ class Caller:
         self.will_tell = will_tell
         self.verdict = verdict
         self.left_out = left_out
+        self.key = traceparent if key is None else key
 
     def span_context(self) -> SpanContext:
         """Return it as OpenTelemetry has it."""
@@ -76,8 +81,11 @@ class Caller:
 
 
 NOBODY = Caller()
-LEFT_OUT = "-"  # in place of a session's `traceparent`: the caller's sampler left this out, and nobody wants to name it
+# In place of a session's `traceparent`, where nobody needs a name: the caller's sampler left this out,
+LEFT_OUT = "-"  # and no more will be heard of it,
+AWAITED = "?"  # or word may follow, with a name.
 LEFT_OUT_THERE = Caller(left_out=True)
+WORD_FOLLOWS = AWAITED, ""  # the headers of a start
 
 
 def caller_of(traceparent: str, tracestate: str = "", verdict: Verdict | None = None) -> Caller:
@@ -100,6 +108,13 @@ def caller_of(traceparent: str, tracestate: str = "", verdict: Verdict | None = 
             will_tell = state.get(VENDOR) == span_hex
             tracestate = (state.delete(VENDOR) if VENDOR in state else state).to_header()
     return Caller(trace_id, span_id, int(flags, 16), traceparent, tracestate, will_tell=will_tell, verdict=verdict)
+
+
+def caller_of_start(traceparent: str, tracestate: str, key: Hashable) -> Caller:
+    """Return whom the start of a session's request names; `key` is how word of the nameless would come."""
+    if traceparent == AWAITED:
+        return Caller(left_out=True, will_tell=True, key=key)
+    return caller_of(traceparent, tracestate)
 
 
 def current_caller() -> Caller:

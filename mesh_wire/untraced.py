@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from opentelemetry.trace import SpanKind
 
@@ -11,17 +11,29 @@ from mesh_wire.trace_context import LEFT_OUT
 Attributes = Mapping[str, Any]
 About = Callable[[], Attributes]  # asked when it is exported, if it is
 NONE: Attributes = {}
+SERVER, CLIENT, INTERNAL = SpanKind.SERVER, SpanKind.CLIENT, SpanKind.INTERNAL  # an enum's own take ten times as long
 
 
 def nothing() -> Attributes:
     return NONE
 
 
+class Way(Protocol):
+    """The way to those who were called: how they get word of what is kept."""
+
+    def keep(self, traceparent: str, stream_id: int = 0) -> None:
+        """Have the trace kept there.
+
+        Args:
+            traceparent: of the caller's span.
+            stream_id: by which it is known there; 0: by that `traceparent`.
+        """
+
+
 class Untraced:
     """Stands for a request, or a stage of one, where nothing is noted. All of it may be called, and does nothing."""
 
     __slots__ = ()
-    tells = False  # whether those who are called may get word; see `tail`
 
     @property
     def trace_id(self) -> int:
@@ -35,10 +47,15 @@ class Untraced:
         """Return `traceparent` and `tracestate` for those who are called; empty: none."""
         return "", ""
 
-    def given_to(self, traceparent: str, tell: Callable[[str], None]) -> None:
-        """Remember that somebody was called with this header, whom `tell` gives word where the trace is to be kept."""
+    def given_to(self, way: Way) -> tuple[str, str]:
+        """Return the headers for somebody who is called, and remember the way there, if the trace may be kept."""
+        return self.headers()
 
-    def stage(self, name: str, kind: SpanKind = SpanKind.INTERNAL, about: About = nothing) -> "Untraced":
+    def started_at(self, way: Way, stream_id: int) -> tuple[str, str]:
+        """Likewise return what the start of a session's request says; see `tail`."""
+        return self.headers()
+
+    def stage(self, name: str, kind: SpanKind = INTERNAL, about: About = nothing) -> "Untraced":
         """Return a part of the request that begins with a `with` block, and ends however the block is left."""
         return self
 
@@ -51,7 +68,7 @@ class Untraced:
         """Add an attribute."""
 
     def describe(self, about: About) -> None:
-        """Add attributes that are made only where they are exported; of a stage, in place of those it has."""
+        """Give attributes that are made only where they are exported, in place of those given so before."""
 
     def first_token(self, at: float | None) -> None:
         """Note when the first token came, in seconds of `time.monotonic`; None: it did not."""

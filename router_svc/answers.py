@@ -5,8 +5,6 @@ import time
 from collections.abc import Coroutine
 from typing import Any
 
-from opentelemetry.trace import SpanKind
-
 from expertmesh.v1.generation_pb2 import (
     Finished,
     GenerateRequest,
@@ -24,7 +22,7 @@ from mesh_wire.open_session import Relay
 from mesh_wire.outlets import Outlet
 from mesh_wire.resuming import Delivered
 from mesh_wire.telemetry import Telemetry
-from mesh_wire.untraced import Attributes
+from mesh_wire.untraced import CLIENT, Attributes
 from router_svc.abandoned import Abandoned
 from router_svc.activity import Ledger
 from router_svc.admitting.turns import Turn, Turns
@@ -272,12 +270,12 @@ class RouterAnswers:
         endpoint = decision.chosen.endpoint
         span, attempt, resumed = asked.span, course.attempt, course.tokens
         span.describe(lambda: _decided(decision, chosen))
-        with span.stage("expert call", SpanKind.CLIENT, lambda: _called(decision, attempt, resumed)) as call:
+        with span.stage("expert call", CLIENT, lambda: _called(decision, attempt, resumed)) as call:
             replica = self._fleet.replica(endpoint)
             await replica.ask(request, outlet, asked.deadline, asked.caller, relay, delivered, call)
         if (ended := course.ended) is not None:
-            winner = course.chosen
-            span.describe(lambda: _answered(winner, ended))
+            final, winner = course.decision, course.chosen
+            span.describe(lambda: _decided(final, winner) | _answered(winner, ended))
 
 
 def _called(decision: Decision, attempt: int, resumed_tokens: int) -> Attributes:
@@ -294,7 +292,7 @@ def _called(decision: Decision, attempt: int, resumed_tokens: int) -> Attributes
     }
 
 
-def _answered(chosen: RouteChosen, ended: Finished) -> Attributes:
+def _answered(chosen: RouteChosen, ended: Finished) -> dict[str, Any]:
     return {
         "expertmesh.replica": chosen.replica,
         "gen_ai.usage.input_tokens": ended.usage.prompt_tokens,
@@ -303,7 +301,7 @@ def _answered(chosen: RouteChosen, ended: Finished) -> Attributes:
     }
 
 
-def _decided(decision: Decision, chosen: RouteChosen) -> Attributes:
+def _decided(decision: Decision, chosen: RouteChosen) -> dict[str, Any]:
     return {
         **labels_of(decision),
         "gen_ai.request.model": chosen.expert,

@@ -5,8 +5,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from opentelemetry.trace import SpanKind
-
 from expertmesh.v1.generation_pb2 import GenerateRequest
 from expertmesh.v1.router_pb2 import RouteAsk, RouteSessionResponse
 from mesh_wire import validation
@@ -17,7 +15,7 @@ from mesh_wire.errors import Busy, DeadlinePassed, Internal, MeshError, Unavaila
 from mesh_wire.metrics import failure_word
 from mesh_wire.telemetry import Telemetry
 from mesh_wire.trace_context import caller_of
-from mesh_wire.untraced import UNTRACED, Attributes, Untraced
+from mesh_wire.untraced import SERVER, UNTRACED, Attributes, Untraced
 from router_svc.activity import Ledger
 from router_svc.admitting.turns import Turns
 from router_svc.choosing.decision import Decision
@@ -98,7 +96,7 @@ class Desk:
     def _span(self, ask: RouteAsk) -> Untraced:
         if not self.telemetry.enabled:
             return UNTRACED
-        return self.telemetry.begin(SPAN, SpanKind.SERVER, caller_of(ask.traceparent, ask.tracestate), ABOUT)
+        return self.telemetry.begin(SPAN, SERVER, caller_of(ask.traceparent, ask.tracestate), ABOUT)
 
     def _take(self, ask: RouteAsk, span: Untraced) -> _Ask:
         request = ask.request

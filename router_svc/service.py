@@ -8,7 +8,6 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from math import ceil
 
 import grpc
-from opentelemetry.trace import SpanKind
 
 from expertmesh.v1 import inference_pb2_grpc, router_pb2_grpc
 from expertmesh.v1.router_pb2 import (
@@ -34,6 +33,7 @@ from mesh_wire.telemetry import Telemetry, exporting
 from mesh_wire.ticket_keys import keys_of
 from mesh_wire.tickets import TicketOffice
 from mesh_wire.trace_context import caller_of
+from mesh_wire.untraced import SERVER
 from router_svc.activity import Ledger
 from router_svc.admitting.turns import Turns
 from router_svc.admitting.watching import observe_queue, waits_of
@@ -95,7 +95,7 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
             self._telemetry.instruments.call(f"{SERVICE}/Route"),
             self._telemetry.begin(
                 f"{SERVICE}/Route",
-                SpanKind.SERVER,
+                SERVER,
                 caller_of(headers.get("traceparent", ""), headers.get("tracestate", "")),
                 {"rpc.system.name": "grpc", "rpc.method": f"{SERVICE}/Route"},
             ) as span,

@@ -3,14 +3,13 @@
 import time
 from collections.abc import Mapping, Sequence
 
-from opentelemetry.trace import SpanKind
 from opentelemetry.util.types import AttributeValue
 
 from expertmesh.v1.generation_pb2 import Finished, RouteChosen
 from mesh_wire.sketches import Sketch
 from mesh_wire.telemetry import Telemetry
 from mesh_wire.trace_context import Verdict, current_caller
-from mesh_wire.untraced import UNTRACED, Untraced
+from mesh_wire.untraced import CLIENT, UNTRACED, Untraced
 from mesh_wire.words import finish_word, reason_word
 
 
@@ -30,8 +29,6 @@ class CallSpan:
         decides: whether a trace that the sampler left out is kept or not is this caller's to say, since it can tell
             those that it calls; otherwise `kept` says so. See `mesh_wire.tail`.
         """
-        self.trace_id = ""  # 32 hexadecimal digits; empty when the call is not traced
-        self.headers: Sequence[tuple[str, str]] = ()  # W3C trace context, as metadata
         self.span: Untraced = UNTRACED
         self._verdict: Verdict | None = None
         self._has_text = False
@@ -46,12 +43,20 @@ class CallSpan:
         }
         if port is not None:
             about["server.port"] = port
-        self.span = telemetry.begin(method, SpanKind.CLIENT, current_caller(), about, tells=decides)
+        self.span = telemetry.begin(method, CLIENT, current_caller(), about, tells=decides)
         if isinstance(self.span, Sketch) and not self.span.kept and not decides:
             self._verdict = self.span.verdict = Verdict()
+
+    @property
+    def trace_id(self) -> str:
+        """32 hexadecimal digits; empty when the call is not traced."""
+        return f"{self.span.trace_id:032x}" if self.span.trace_id else ""
+
+    @property
+    def headers(self) -> Sequence[tuple[str, str]]:
+        """W3C trace context, as metadata."""
         named = zip(("traceparent", "tracestate"), self.span.headers(), strict=True)
-        self.headers = tuple((name, value) for name, value in named if value)
-        self.trace_id = f"{self.span.trace_id:032x}"
+        return tuple((name, value) for name, value in named if value)
 
     @property
     def is_told(self) -> bool:

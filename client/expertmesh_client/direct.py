@@ -1,7 +1,6 @@
 """An answer around the router: its decision, and then the expert's own words."""
 
 import grpc
-from opentelemetry.trace import SpanKind
 
 from expertmesh.v1.generation_pb2 import Finished, GenerateRequest, RouteChosen, Usage
 from expertmesh_client.calls import Gathering
@@ -11,7 +10,7 @@ from expertmesh_client.ways import Ways
 from mesh_wire.deadlines import Deadline
 from mesh_wire.errors import Busy, Foreign, MeshError, Unauthenticated, Unavailable
 from mesh_wire.outlets import StreamOutlet
-from mesh_wire.untraced import Attributes, Untraced
+from mesh_wire.untraced import CLIENT, Attributes, Untraced
 
 _ROUTE: Attributes = {"rpc.system.name": "grpc", "rpc.method": "expertmesh.v1.RouterService/RouteSession"}
 
@@ -60,9 +59,8 @@ class DirectCall(Gathering):
                 excluded.append(routed.decision.endpoint)
 
     async def _route(self, deadline: Deadline, excluded: list[str]) -> Routed:
-        with self._trace.stage("route", SpanKind.CLIENT, lambda: _ROUTE) as route:
-            headers = route.headers()
-            route.given_to(headers[0], self._ways.keep)
+        with self._trace.stage("route", CLIENT, lambda: _ROUTE) as route:
+            headers = route.given_to(self._ways.told)
             return await self._ways.routes.ask(self._request, deadline, headers, excluded)
 
     async def _follow(self, routed: Routed, deadline: Deadline) -> None:
@@ -83,7 +81,7 @@ class DirectCall(Gathering):
         failure: MeshError | None = Foreign("the caller left", status=grpc.StatusCode.CANCELLED)
         try:
             with (
-                self._trace.stage("expert call", SpanKind.CLIENT, lambda: about) as call,
+                self._trace.stage("expert call", CLIENT, lambda: about) as call,
                 self._ways.expert(decision.endpoint) as expert,
             ):
                 await expert.ask(

@@ -34,7 +34,7 @@ class Place:
         self.inference = InferenceServiceStub(channel)
         self.router = RouterServiceStub(channel)
         self.sessions = SessionCaller(channel, headers)
-        self.ways = Ways(channel, open_expert, self.sessions.keep, headers) if open_expert else None
+        self.ways = Ways(channel, open_expert, self.sessions, headers) if open_expert else None
         self._channel = channel
 
     async def close(self) -> None:

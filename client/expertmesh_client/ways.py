@@ -11,6 +11,7 @@ import grpc
 from expertmesh_client.routes import RouteCaller
 from mesh_wire.open_session import Headers
 from mesh_wire.session_caller import SessionCaller
+from mesh_wire.untraced import Way
 
 IDLE_S = 60.0  # after which the way to a replica is closed
 
@@ -36,15 +37,15 @@ class Ways:
         self,
         channel: grpc.aio.Channel,
         open_expert: Callable[[str], grpc.aio.Channel],
-        keep: Callable[[str], None] = lambda traceparent: None,
+        told: Way,
         headers: Callable[[], Headers] = tuple,
     ) -> None:
         """Args:
-        keep: has the router keep a trace; see `mesh_wire.tail`.
+        told: how the router gets word of what is kept; see `mesh_wire.tail`.
         headers: say to the router, and to nobody else, who asks.
         """
         self.routes = RouteCaller(channel, headers)
-        self.keep = keep
+        self.told = told
         self.closed = False
         self._open_expert = open_expert
         self._experts: dict[str, _Way] = {}  # by endpoint

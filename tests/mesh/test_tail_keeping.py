@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -85,7 +85,7 @@ def parts(collector: Collector) -> dict[str, set[str]]:
     return found
 
 
-async def slow_one(ours: Ours, ask: Any) -> None:
+async def slow_one(ours: Ours, ask: Any, meanwhile: Callable[[], None] = lambda: None) -> None:
     """Ask until the service knows how fast it is, then once slowly: for twice as long as the longest before."""
     longest = 0.0
     for _ in range(FEWEST):
@@ -96,6 +96,7 @@ async def slow_one(ours: Ours, ask: Any) -> None:
     began = time.monotonic()
     asked = asyncio.create_task(ask("slow"))
     await eventually(lambda: engine.held == 1 and time.monotonic() - began > 2 * longest)
+    meanwhile()
     engine.go.set()
     await asked
 
@@ -149,6 +150,17 @@ async def test_a_client_that_traces_decides_for_all(collector: Collector, way: s
     else:
         assert "expertmesh.v1.RouterService/RouteSession/ask" in found["router"]
     assert {span.attributes.get("expertmesh.kept") for span in collector.spans} == {None, "slow"}
+
+
+async def test_word_of_what_went_by_a_session_that_is_over_comes_by_the_next(collector: Collector) -> None:
+    async with (
+        left_out(collector, experts={"a": Patient()}) as ours,
+        AsyncClient(ours.mesh.target, telemetry=ours.client) as client,
+    ):
+        await slow_one(ours, lambda prompt: client.generate(prompt).read(), meanwhile=client._places.now.sessions.renew)
+
+    found = parts(collector)
+    assert found == {"client": {SERVER}, "router": {START, CALL, *ROUTING}, "expert": {START, *ENGINE}}
 
 
 async def test_over_generate_the_client_is_told(collector: Collector) -> None:

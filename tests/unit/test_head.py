@@ -20,7 +20,7 @@ from opentelemetry.sdk.trace.sampling import (
 )
 from opentelemetry.trace import NonRecordingSpan, SpanKind, set_span_in_context
 
-from mesh_wire.head import takes_of
+from mesh_wire.head import LOW, head_of
 from mesh_wire.trace_context import LEFT_OUT_THERE, NOBODY, Caller
 
 SAMPLERS = (
@@ -42,21 +42,24 @@ def test_the_decision_is_the_sdk_s(trace_id: int, flags: int | None, sampler: Sa
         caller = Caller(trace_id, 5, flags)
         context = set_span_in_context(NonRecordingSpan(caller.span_context()), context)
     expected = sampler.should_sample(context, trace_id, "request", SpanKind.SERVER, {}).decision
-    assert takes_of(sampler)(caller, trace_id, "request", SpanKind.SERVER, {}) == (
-        expected is Decision.RECORD_AND_SAMPLE
-    )
+    takes, bound = head_of(sampler)
+    taken = takes(caller, trace_id, "request", SpanKind.SERVER, {})
+    assert taken == (expected is Decision.RECORD_AND_SAMPLE)
+    if flags is None and trace_id & LOW >= bound:  # then nobody asks
+        assert not taken
 
 
 @pytest.mark.parametrize("ratio", [0.01, 0.25, 1.0])
 def test_the_edge_of_a_ratio_is_where_the_sdk_has_it(ratio: float) -> None:
-    takes, bound = takes_of(ParentBased(TraceIdRatioBased(ratio))), TraceIdRatioBased.get_bound_for_rate(ratio)
+    takes, bound = head_of(ParentBased(TraceIdRatioBased(ratio)))
+    assert bound == TraceIdRatioBased.get_bound_for_rate(ratio)
     assert takes(NOBODY, bound - 1, "", SpanKind.SERVER, {})
     assert takes(NOBODY, bound, "", SpanKind.SERVER, {}) == (ratio == 1.0)  # which is beyond 64 bits then
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_what_a_caller_left_out_is_sampled_only_where_everything_is(sampler: Sampler) -> None:
-    assert takes_of(sampler)(LEFT_OUT_THERE, 1, "request", SpanKind.SERVER, {}) == (sampler is ALWAYS_ON)
+    assert head_of(sampler).takes(LEFT_OUT_THERE, 1, "request", SpanKind.SERVER, {}) == (sampler is ALWAYS_ON)
 
 
 class ByName(Sampler):
@@ -73,6 +76,6 @@ class ByName(Sampler):
 
 def test_another_sampler_is_asked_itself() -> None:
     nothing: Mapping[str, str] = {}
-    takes = takes_of(ByName())
+    takes = head_of(ByName()).takes
     assert takes(NOBODY, 1, "wanted", SpanKind.SERVER, nothing)
     assert not takes(NOBODY, 1, "other", SpanKind.SERVER, nothing)

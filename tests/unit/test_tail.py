@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 import pytest
 from opentelemetry.metrics import NoOpMeter
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
-from opentelemetry.trace import SpanKind
 
 from mesh_wire.errors import Unavailable
-from mesh_wire.head import takes_of
+from mesh_wire.head import head_of
 from mesh_wire.sampling import BURST, Wanted
 from mesh_wire.sketches import MOST_EVENTS, MOST_SPANS, Sketch, Stage
 from mesh_wire.tail import WAITING, WAITING_S, Tail
 from mesh_wire.telemetry import Telemetry, Tracing
-from mesh_wire.trace_context import LEFT_OUT_THERE, VENDOR, Verdict, caller_of
+from mesh_wire.trace_context import LEFT_OUT_THERE, VENDOR, Verdict, caller_of, caller_of_start
+from mesh_wire.untraced import CLIENT, SERVER
 
 TRACE = 0x0AF7651916CD43DD8448EB211C80319C
 
@@ -39,10 +39,20 @@ class Kept:
         self, traceparent: str = "", tracestate: str = "", name: str = "request", verdict: Verdict | None = None
     ) -> Sketch:
         caller = caller_of(traceparent, tracestate, verdict)
-        sketch = Sketch(self.tail, TRACE, 0, caller, name, SpanKind.SERVER, {})
+        sketch = Sketch(self.tail, TRACE, 0, caller, name, SERVER, {})
         if caller.will_tell:
             self.tail.begun(sketch)
         return sketch
+
+
+@dataclass
+class Told:
+    """A way to somebody who was called: what word came there."""
+
+    kept: list[tuple[str, int]] = field(default_factory=list)
+
+    def keep(self, traceparent: str, stream_id: int = 0) -> None:
+        self.kept.append((traceparent, stream_id))
 
 
 def marked(caller: int) -> tuple[str, str]:
@@ -58,31 +68,74 @@ def test_headers_stay_unsampled_name_the_span_and_keep_what_others_said() -> Non
 
 
 def test_who_is_called_with_a_mark_waits_for_word_and_passes_it_on() -> None:
-    kept, told = Kept(), []
+    kept, told = Kept(), Told()
     header, mark = marked(5)
     sketch = kept.begin(header, mark)
-    with suppress(Unavailable), sketch.stage("call", SpanKind.CLIENT) as child:
-        given, _ = child.headers()
-        child.given_to(given, told.append)
+    with suppress(Unavailable), sketch.stage("call", CLIENT) as child:
+        given, _ = child.started_at(told, 3)
         raise GONE
     sketch.end()
-    assert (kept.parts, told) == ([], [])  # though it failed: it is not this process's to say
-    kept.tail.told(header)
+    assert (kept.parts, told.kept) == ([], [])  # though it failed: it is not this process's to say
+    kept.tail.told(header, header)
     assert kept.parts == [child, sketch]
-    assert told == [given]
-    kept.tail.told(header)
+    assert told.kept == [(given, 0)]
+    kept.tail.told(header, header)
     assert len(kept.parts) == 2
 
 
 def test_word_that_comes_before_the_end_is_remembered() -> None:
-    kept, told = Kept(), []
+    kept, told = Kept(), Told()
     header, mark = marked(5)
     sketch = kept.begin(header, mark)
-    kept.tail.told(header)
-    sketch.given_to("late", told.append)
+    kept.tail.told(header, header)
+    given, _ = sketch.given_to(told)
     sketch.end()
     assert kept.parts == [sketch]
-    assert told == ["late"]
+    assert told.kept == [(given, 0)]
+
+
+def test_what_has_no_name_yet_is_told_by_its_stream_and_gets_the_name_that_its_trace_has_now() -> None:
+    root, below, told = Kept(), Kept(), Told()
+    sketch = root.begin()
+    with suppress(Unavailable), sketch.stage("call", CLIENT) as call:
+        start = call.started_at(told, 3)
+        raise GONE
+    assert start == ("?", "")
+    waits = Sketch(below.tail, 7, 0, caller_of_start(*start, ("a session", 3)), "request", SERVER, {})
+    below.tail.begun(waits)
+    further = Told()
+    waits.started_at(further, 9)
+    waits.end()
+    assert not below.parts
+    sketch.end()
+    [(traceparent, stream_id)] = told.kept
+    assert traceparent == call.headers()[0]
+    assert stream_id == 3
+    for key, name in ((("another", 3), traceparent), (("a session", 3), "nonsense")):
+        below.tail.told(key, name)
+        assert not below.parts
+    below.tail.told(("a session", 3), traceparent)
+    assert below.parts == [waits]
+    assert waits.trace_id == TRACE
+    assert waits.caller.span_id == call.span_id
+    assert further.kept == [(waits.headers()[0], 9)]
+    below.tail.told(("a session", 3), traceparent)
+    assert len(below.parts) == 1
+
+
+def test_word_may_come_while_the_nameless_runs_and_what_it_then_calls_gets_the_name() -> None:
+    kept, told = Kept(), Told()
+    sketch = Sketch(kept.tail, 7, 0, caller_of_start("?", "", 1), "request", SERVER, {})
+    kept.tail.begun(sketch)
+    header, _ = marked(5)
+    kept.tail.told(1, header)
+    given, mark = sketch.started_at(told, 4)
+    assert given.startswith(f"00-{TRACE:032x}-")
+    assert mark
+    assert told.kept == [(given, 0)]
+    sketch.end()
+    assert kept.parts == [sketch]
+    assert not kept.tail._told_by
 
 
 @pytest.mark.parametrize("mark", ["", f"{VENDOR}=00000000000000bb", f"{VENDOR}=x"])
@@ -97,10 +150,10 @@ def test_without_its_caller_s_own_mark_a_process_decides_itself(mark: str) -> No
 
 def test_a_process_decides_itself_on_what_its_caller_left_out_without_a_name() -> None:
     kept = Kept()
-    takes = takes_of(ParentBased(TraceIdRatioBased(0.999)))
-    telemetry = Telemetry(NoOpMeter(""), Tracing(takes, kept.tail, kept.tail))
+    head = head_of(ParentBased(TraceIdRatioBased(0.999)))
+    telemetry = Telemetry(NoOpMeter(""), Tracing(head, kept.tail, kept.tail))
     for _ in range(2):
-        with suppress(Unavailable), telemetry.begin("request", SpanKind.SERVER, LEFT_OUT_THERE):
+        with suppress(Unavailable), telemetry.begin("request", SERVER, LEFT_OUT_THERE):
             raise GONE
     first, second = kept.parts
     assert first.trace_id != second.trace_id
@@ -113,7 +166,7 @@ def test_two_requests_of_one_caller_s_span_are_both_kept() -> None:
     header, mark = marked(5)
     first, second = kept.begin(header, mark), kept.begin(header, mark)
     first.end()
-    kept.tail.told(header)
+    kept.tail.told(header, header)
     second.end()
     assert kept.parts == [first, second]
 
@@ -130,7 +183,7 @@ def test_those_who_answer_learn_that_it_is_kept() -> None:
 def test_word_of_what_is_not_known_is_passed_over() -> None:
     kept = Kept()
     for header in ("", "nonsense", f"00-{TRACE:032x}-0000000000000005-00", f"00-{TRACE:032x}-0000000000000005-01"):
-        kept.tail.told(header)
+        kept.tail.told(header, header)
     assert kept.parts == []
 
 
@@ -143,9 +196,9 @@ def test_a_flood_of_requests_whose_word_never_comes_is_bounded_and_the_latest_ar
         kept.begin(*marked(caller)).end()
     assert kept.tail.held == WAITING
     assert len(kept.tail._told_by) == WAITING
-    kept.tail.told(marked(1)[0])
+    kept.tail.told(marked(1)[0], marked(1)[0])
     assert not kept.parts
-    kept.tail.told(marked(3 * WAITING)[0])
+    kept.tail.told(marked(3 * WAITING)[0], marked(3 * WAITING)[0])
     assert len(kept.parts) == 1
 
 
@@ -155,7 +208,7 @@ def test_what_has_waited_too_long_is_let_go() -> None:
     kept.now = WAITING_S + 1
     kept.begin(*marked(2)).end()
     assert kept.tail.held == 1
-    kept.tail.told(marked(1)[0])
+    kept.tail.told(marked(1)[0], marked(1)[0])
     assert not kept.parts
 
 
@@ -187,9 +240,9 @@ def test_nothing_stays_of_what_is_dropped() -> None:
     kept = Kept()
     root = kept.begin()
     with root.stage("late"):
-        root.given_to("somebody", lambda traceparent: None)
+        root.given_to(Told())
         root.end()
-    root.given_to("somebody", lambda traceparent: None)
+    root.given_to(Told())
     assert kept.tail.held == 0
     assert (root.stages, root.calls, kept.parts) == ([], [], [])
 

@@ -27,29 +27,31 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x65xpertmesh/v1/inference.proto\x12\rexpertmesh.v1\x1a\x1e\x65xpertmesh/v1/generation.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\"c\n\x0eSessionRequest\x12+\n\x06starts\x18\x01 \x03(\x0b\x32\x1b.expertmesh.v1.SessionStart\x12\x0f\n\x07\x63\x61ncels\x18\x02 \x03(\r\x12\x13\n\x0bkept_traces\x18\x03 \x03(\t\"\xc7\x01\n\x0cSessionStart\x12\x11\n\tstream_id\x18\x01 \x01(\r\x12/\n\x07request\x18\x02 \x01(\x0b\x32\x1e.expertmesh.v1.GenerateRequest\x12*\n\x07timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0btraceparent\x18\x04 \x01(\t\x12\x12\n\ntracestate\x18\x05 \x01(\t\x12\x0e\n\x06\x63\x61ller\x18\x06 \x01(\t\x12\x0e\n\x06ticket\x18\x07 \x01(\t\"\xcb\x01\n\x0fSessionResponse\x12+\n\x06routes\x18\x01 \x03(\x0b\x32\x1b.expertmesh.v1.SessionRoute\x12+\n\x06\x64\x65ltas\x18\x02 \x01(\x0b\x32\x1b.expertmesh.v1.DeltaColumns\x12\x30\n\x08\x66inished\x18\x03 \x03(\x0b\x32\x1e.expertmesh.v1.SessionFinished\x12,\n\x06\x66\x61iled\x18\x04 \x03(\x0b\x32\x1c.expertmesh.v1.SessionFailed\"L\n\x0cSessionRoute\x12\x11\n\tstream_id\x18\x01 \x01(\r\x12)\n\x05route\x18\x02 \x01(\x0b\x32\x1a.expertmesh.v1.RouteChosen\"\x88\x01\n\x0c\x44\x65ltaColumns\x12\x12\n\nstream_ids\x18\x01 \x03(\r\x12\r\n\x05texts\x18\x02 \x03(\t\x12\x14\n\x0ctoken_counts\x18\x03 \x03(\r\x12\x11\n\ttoken_ids\x18\x04 \x03(\r\x12,\n\x08logprobs\x18\x05 \x03(\x0b\x32\x1a.expertmesh.v1.RowLogprobs\"H\n\x0bRowLogprobs\x12\x0b\n\x03row\x18\x01 \x01(\r\x12,\n\x06tokens\x18\x02 \x03(\x0b\x32\x1c.expertmesh.v1.TokenLogprobs\"O\n\x0fSessionFinished\x12\x11\n\tstream_id\x18\x01 \x01(\r\x12)\n\x08\x66inished\x18\x02 \x01(\x0b\x32\x17.expertmesh.v1.Finished\"F\n\rSessionFailed\x12\x11\n\tstream_id\x18\x01 \x01(\r\x12\"\n\x06status\x18\x02 \x01(\x0b\x32\x12.google.rpc.Status2\xaf\x01\n\x10InferenceService\x12M\n\x08Generate\x12\x1e.expertmesh.v1.GenerateRequest\x1a\x1f.expertmesh.v1.GenerateResponse0\x01\x12L\n\x07Session\x12\x1d.expertmesh.v1.SessionRequest\x1a\x1e.expertmesh.v1.SessionResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x65xpertmesh/v1/inference.proto\x12\rexpertmesh.v1\x1a\x1e\x65xpertmesh/v1/generation.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\"\x94\x01\n\x0eSessionRequest\x12+\n\x06starts\x18\x01 \x03(\x0b\x32\x1b.expertmesh.v1.SessionStart\x12\x0f\n\x07\x63\x61ncels\x18\x02 \x03(\r\x12\x13\n\x0bkept_traces\x18\x03 \x03(\t\x12/\n\x0ckept_streams\x18\x04 \x03(\x0b\x32\x19.expertmesh.v1.KeptStream\"E\n\nKeptStream\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\x11\n\tstream_id\x18\x02 \x01(\r\x12\x13\n\x0btraceparent\x18\x03 \x01(\t\"\xc7\x01\n\x0cSessionStart\x12\x11\n\tstream_id\x18\x01 \x01(\r\x12/\n\x07request\x18\x02 \x01(\x0b\x32\x1e.expertmesh.v1.GenerateRequest\x12*\n\x07timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0btraceparent\x18\x04 \x01(\t\x12\x12\n\ntracestate\x18\x05 \x01(\t\x12\x0e\n\x06\x63\x61ller\x18\x06 \x01(\t\x12\x0e\n\x06ticket\x18\x07 \x01(\t\"\xcb\x01\n\x0fSessionResponse\x12+\n\x06routes\x18\x01 \x03(\x0b\x32\x1b.expertmesh.v1.SessionRoute\x12+\n\x06\x64\x65ltas\x18\x02 \x01(\x0b\x32\x1b.expertmesh.v1.DeltaColumns\x12\x30\n\x08\x66inished\x18\x03 \x03(\x0b\x32\x1e.expertmesh.v1.SessionFinished\x12,\n\x06\x66\x61iled\x18\x04 \x03(\x0b\x32\x1c.expertmesh.v1.SessionFailed\"L\n\x0cSessionRoute\x12\x11\n\tstream_id\x18\x01 \x01(\r\x12)\n\x05route\x18\x02 \x01(\x0b\x32\x1a.expertmesh.v1.RouteChosen\"\x88\x01\n\x0c\x44\x65ltaColumns\x12\x12\n\nstream_ids\x18\x01 \x03(\r\x12\r\n\x05texts\x18\x02 \x03(\t\x12\x14\n\x0ctoken_counts\x18\x03 \x03(\r\x12\x11\n\ttoken_ids\x18\x04 \x03(\r\x12,\n\x08logprobs\x18\x05 \x03(\x0b\x32\x1a.expertmesh.v1.RowLogprobs\"H\n\x0bRowLogprobs\x12\x0b\n\x03row\x18\x01 \x01(\r\x12,\n\x06tokens\x18\x02 \x03(\x0b\x32\x1c.expertmesh.v1.TokenLogprobs\"O\n\x0fSessionFinished\x12\x11\n\tstream_id\x18\x01 \x01(\r\x12)\n\x08\x66inished\x18\x02 \x01(\x0b\x32\x17.expertmesh.v1.Finished\"F\n\rSessionFailed\x12\x11\n\tstream_id\x18\x01 \x01(\r\x12\"\n\x06status\x18\x02 \x01(\x0b\x32\x12.google.rpc.Status2\xaf\x01\n\x10InferenceService\x12M\n\x08Generate\x12\x1e.expertmesh.v1.GenerateRequest\x1a\x1f.expertmesh.v1.GenerateResponse0\x01\x12L\n\x07Session\x12\x1d.expertmesh.v1.SessionRequest\x1a\x1e.expertmesh.v1.SessionResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'expertmesh.v1.inference_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SESSIONREQUEST']._serialized_start=137
-  _globals['_SESSIONREQUEST']._serialized_end=236
-  _globals['_SESSIONSTART']._serialized_start=239
-  _globals['_SESSIONSTART']._serialized_end=438
-  _globals['_SESSIONRESPONSE']._serialized_start=441
-  _globals['_SESSIONRESPONSE']._serialized_end=644
-  _globals['_SESSIONROUTE']._serialized_start=646
-  _globals['_SESSIONROUTE']._serialized_end=722
-  _globals['_DELTACOLUMNS']._serialized_start=725
-  _globals['_DELTACOLUMNS']._serialized_end=861
-  _globals['_ROWLOGPROBS']._serialized_start=863
-  _globals['_ROWLOGPROBS']._serialized_end=935
-  _globals['_SESSIONFINISHED']._serialized_start=937
-  _globals['_SESSIONFINISHED']._serialized_end=1016
-  _globals['_SESSIONFAILED']._serialized_start=1018
-  _globals['_SESSIONFAILED']._serialized_end=1088
-  _globals['_INFERENCESERVICE']._serialized_start=1091
-  _globals['_INFERENCESERVICE']._serialized_end=1266
+  _globals['_SESSIONREQUEST']._serialized_start=138
+  _globals['_SESSIONREQUEST']._serialized_end=286
+  _globals['_KEPTSTREAM']._serialized_start=288
+  _globals['_KEPTSTREAM']._serialized_end=357
+  _globals['_SESSIONSTART']._serialized_start=360
+  _globals['_SESSIONSTART']._serialized_end=559
+  _globals['_SESSIONRESPONSE']._serialized_start=562
+  _globals['_SESSIONRESPONSE']._serialized_end=765
+  _globals['_SESSIONROUTE']._serialized_start=767
+  _globals['_SESSIONROUTE']._serialized_end=843
+  _globals['_DELTACOLUMNS']._serialized_start=846
+  _globals['_DELTACOLUMNS']._serialized_end=982
+  _globals['_ROWLOGPROBS']._serialized_start=984
+  _globals['_ROWLOGPROBS']._serialized_end=1056
+  _globals['_SESSIONFINISHED']._serialized_start=1058
+  _globals['_SESSIONFINISHED']._serialized_end=1137
+  _globals['_SESSIONFAILED']._serialized_start=1139
+  _globals['_SESSIONFAILED']._serialized_end=1209
+  _globals['_INFERENCESERVICE']._serialized_start=1212
+  _globals['_INFERENCESERVICE']._serialized_end=1387
 # @@protoc_insertion_point(module_scope)

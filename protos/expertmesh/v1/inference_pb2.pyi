@@ -12,14 +12,26 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class SessionRequest(_message.Message):
-    __slots__ = ("starts", "cancels", "kept_traces")
+    __slots__ = ("starts", "cancels", "kept_traces", "kept_streams")
     STARTS_FIELD_NUMBER: _ClassVar[int]
     CANCELS_FIELD_NUMBER: _ClassVar[int]
     KEPT_TRACES_FIELD_NUMBER: _ClassVar[int]
+    KEPT_STREAMS_FIELD_NUMBER: _ClassVar[int]
     starts: _containers.RepeatedCompositeFieldContainer[SessionStart]
     cancels: _containers.RepeatedScalarFieldContainer[int]
     kept_traces: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, starts: _Optional[_Iterable[_Union[SessionStart, _Mapping]]] = ..., cancels: _Optional[_Iterable[int]] = ..., kept_traces: _Optional[_Iterable[str]] = ...) -> None: ...
+    kept_streams: _containers.RepeatedCompositeFieldContainer[KeptStream]
+    def __init__(self, starts: _Optional[_Iterable[_Union[SessionStart, _Mapping]]] = ..., cancels: _Optional[_Iterable[int]] = ..., kept_traces: _Optional[_Iterable[str]] = ..., kept_streams: _Optional[_Iterable[_Union[KeptStream, _Mapping]]] = ...) -> None: ...
+
+class KeptStream(_message.Message):
+    __slots__ = ("session", "stream_id", "traceparent")
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    STREAM_ID_FIELD_NUMBER: _ClassVar[int]
+    TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
+    session: str
+    stream_id: int
+    traceparent: str
+    def __init__(self, session: _Optional[str] = ..., stream_id: _Optional[int] = ..., traceparent: _Optional[str] = ...) -> None: ...
 
 class SessionStart(_message.Message):
     __slots__ = ("stream_id", "request", "timeout", "traceparent", "tracestate", "caller", "ticket")
