@@ -24,7 +24,8 @@ from expertmesh.v1.inference_pb2 import SessionStart
 from mesh_wire.answering import METHODS
 from mesh_wire.head import head_of
 from mesh_wire.sampling import Wanted
-from mesh_wire.sketches import Sketch, Stage
+from mesh_wire.sketches import Sketch
+from mesh_wire.stages import Stage
 from mesh_wire.tail import Tail
 from mesh_wire.telemetry import Telemetry, Tracing
 from mesh_wire.untraced import CLIENT, SERVER

@@ -9,11 +9,12 @@ import time
 from collections.abc import Sequence
 from random import getrandbits
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 from opentelemetry.trace import SpanKind
 
 from mesh_wire.span_failure import Failure, failure_of
+from mesh_wire.stages import Stage
 from mesh_wire.trace_context import FLAGS, RANDOM, VENDOR, WORD_FOLLOWS, Caller, Verdict
 from mesh_wire.untraced import INTERNAL, NONE, About, Attributes, Untraced, Way, nothing
 
@@ -27,7 +28,7 @@ class Keeper(Protocol):
     def ended(self, sketch: "Sketch") -> None:
         """Take a request that has ended."""
 
-    def export(self, sketch: "Sketch", part: "Stage | Sketch") -> None:
+    def export(self, sketch: "Sketch", part: "Sketch | Stage") -> None:
         """Send a part of it, or itself."""
 
 
@@ -37,7 +38,6 @@ _Past = tuple[str, float, float, About]  # a stage that is over: name, began, en
 class Sketch(Untraced):
     """One request, or one call, in this process."""
 
-    trace_id: int
     # With slots: they are written and read in a fraction of the time of other attributes.
     __slots__ = (
         "_about",
@@ -45,6 +45,7 @@ class Sketch(Untraced):
         "_epoch_ns",
         "_set",
         "_span_id",
+        "_trace_id",
         "began",
         "caller",
         "calls",
@@ -61,16 +62,18 @@ class Sketch(Untraced):
         "name",
         "stages",
         "tells",
-        "trace_id",
         "verdict",
     )
 
     def __init__(
         self, keeper: Keeper, trace_id: int, flags: int, caller: Caller, name: str, kind: SpanKind, about: Attributes
     ) -> None:
-        """`about` is neither changed nor copied."""
+        """Args:
+        trace_id: 0: it gets one when somebody needs it.
+        about: is neither changed nor copied.
+        """
         self.keeper = keeper
-        self.trace_id = trace_id
+        self._trace_id = trace_id
         self.flags = flags
         self.caller = caller
         self.name = name
@@ -94,6 +97,12 @@ class Sketch(Untraced):
         self.began = time.monotonic()
 
     @property
+    def trace_id(self) -> int:
+        if not self._trace_id:
+            self._trace_id = getrandbits(128) or 1
+        return self._trace_id
+
+    @property
     def span_id(self) -> int:
         """Never 0, which is none."""
         if not self._span_id:
@@ -112,7 +121,7 @@ class Sketch(Untraced):
         return not self.ended
 
     def headers(self) -> tuple[str, str]:
-        return self._headers(self.span_id)
+        return self.headers_of(self.span_id)
 
     def given_to(self, way: Way) -> tuple[str, str]:
         return self.given(self, way)
@@ -122,7 +131,7 @@ class Sketch(Untraced):
 
     def given(self, part: "Sketch | Stage", way: Way) -> tuple[str, str]:
         """Return the headers that a part of it gives to those that it calls, and remember the way there."""
-        headers = self._headers(part.span_id)
+        headers = self.headers_of(part.span_id)
         if self.tells:
             if self.kept:
                 way.keep(headers[0])
@@ -137,7 +146,8 @@ class Sketch(Untraced):
         self.calls.append((part, way, stream_id))
         return WORD_FOLLOWS
 
-    def _headers(self, span_id: int) -> tuple[str, str]:
+    def headers_of(self, span_id: int) -> tuple[str, str]:
+        """Return the headers of one of its spans."""
         others, span_hex = self.caller.tracestate, f"{span_id:016x}"
         traceparent = f"00-{self.trace_id:032x}-{span_hex}-{FLAGS[self.flags]}"
         if not self.tells:
@@ -148,10 +158,10 @@ class Sketch(Untraced):
         """Take the caller's name, which came with its word."""
         caller.key, caller.will_tell = self.caller.key, True
         self.caller = caller
-        self.trace_id = caller.trace_id
+        self._trace_id = caller.trace_id
         self.flags = caller.flags & RANDOM
 
-    def stage(self, name: str, kind: SpanKind = INTERNAL, about: About = nothing) -> "Stage":
+    def stage(self, name: str, kind: SpanKind = INTERNAL, about: About = nothing) -> Stage:
         return Stage(self, name, kind, about)
 
     def past(
@@ -166,12 +176,12 @@ class Sketch(Untraced):
             stage.fail(error)
         self.note(stage)
 
-    def take(self) -> "list[Stage]":
+    def take(self) -> list[Stage]:
         """Return the stages that wait, which then wait no more."""
         taken, self.stages = self.stages, []
         return [part if isinstance(part, Stage) else Stage.past_one(self, *part) for part in taken]
 
-    def note(self, stage: "Stage") -> None:
+    def note(self, stage: Stage) -> None:
         if self.kept:
             self.keeper.export(self, stage)
         elif not self.dropped and len(self.stages) < MOST_SPANS:
@@ -226,72 +236,3 @@ class Sketch(Untraced):
         if not self.ended:
             self.ended = time.monotonic()
             self.keeper.ended(self)
-
-
-class Stage(Untraced):
-    """A part of a request. Its attributes are asked for when it is exported."""
-
-    __slots__ = ("_span_id", "about", "began", "ended", "failure", "kind", "name", "sketch")
-
-    def __init__(self, sketch: Sketch, name: str, kind: SpanKind, about: About) -> None:
-        self.sketch = sketch
-        self.name = name
-        self.kind = kind
-        self.about = about
-        self._span_id = 0  # nobody has asked for it
-        self.failure: Failure | None = None
-        self.began = self.ended = 0.0
-
-    @classmethod
-    def past_one(cls, sketch: Sketch, name: str, began: float, ended: float, about: About) -> Self:
-        """Return one that is over."""
-        stage = cls(sketch, name, INTERNAL, about)
-        stage.began, stage.ended = began, ended
-        return stage
-
-    @property
-    def trace_id(self) -> int:
-        return self.sketch.trace_id
-
-    @property
-    def span_id(self) -> int:
-        """Never 0, which is none."""
-        if not self._span_id:
-            self._span_id = getrandbits(64) or 1
-        return self._span_id
-
-    def is_recording(self) -> bool:
-        return not self.ended
-
-    def headers(self) -> tuple[str, str]:
-        return self.sketch._headers(self.span_id)
-
-    def given_to(self, way: Way) -> tuple[str, str]:
-        return self.sketch.given(self, way)
-
-    def started_at(self, way: Way, stream_id: int) -> tuple[str, str]:
-        return self.sketch.started(self, way, stream_id)
-
-    def describe(self, about: About) -> None:
-        self.about = about
-
-    def set_attribute(self, key: str, value: Any) -> None:
-        before = self.about
-        self.about = lambda: {**before(), key: value}
-
-    def __enter__(self) -> Self:
-        self.began = time.monotonic()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.ended = time.monotonic()
-        if error is not None:
-            self.fail(error)
-        self.sketch.note(self)
-
-    def fail(self, error: BaseException) -> None:
-        self.failure = failure_of(error)
-        if self.failure.is_fault:
-            self.sketch.failed = True

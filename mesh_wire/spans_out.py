@@ -9,8 +9,9 @@ from opentelemetry.sdk.trace import Event, ReadableSpan, SpanLimits
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
-from mesh_wire.sketches import Sketch, Stage
+from mesh_wire.sketches import Sketch
 from mesh_wire.span_failure import Failure
+from mesh_wire.stages import Stage
 from mesh_wire.trace_context import SAMPLED
 
 FIRST_TOKEN = "gen_ai.first_token"  # noqa: S105  # an event

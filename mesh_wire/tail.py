@@ -28,7 +28,8 @@ from collections import deque
 from collections.abc import Callable, Hashable
 
 from mesh_wire.sampling import Allowance, Paces, Wanted
-from mesh_wire.sketches import Sketch, Stage
+from mesh_wire.sketches import Sketch
+from mesh_wire.stages import Stage
 from mesh_wire.trace_context import caller_of
 
 WAITING = 2000  # requests that have ended here and wait for word

@@ -14,7 +14,7 @@ from random import getrandbits
 from opentelemetry import metrics
 from opentelemetry.trace import SpanKind
 
-from mesh_wire.head import LOW, Head, head_of
+from mesh_wire.head import Head, head_of
 from mesh_wire.long_streams import stride_of
 from mesh_wire.metrics import Labels, Values, instruments_of, observed
 from mesh_wire.prometheus import exporters, scraped_at
@@ -67,18 +67,21 @@ class Telemetry:
         tracing = self._tracing
         if tracing is None:
             return UNTRACED
-        if trace_id := caller.trace_id:
-            flags = caller.flags & RANDOM
-        else:
-            trace_id, flags = getrandbits(128) or 1, RANDOM
         takes, bound = tracing.head
-        if (caller.trace_id or trace_id & LOW < bound) and takes(caller, trace_id, name, kind, about):
+        if trace_id := caller.trace_id:
+            flags, asks = caller.flags & RANDOM, True
+        else:  # what is left out gets a name when somebody needs it
+            flags, low = RANDOM, getrandbits(64)
+            if asks := low < bound:
+                trace_id = getrandbits(64) << 64 | low or 1
+        if asks and takes(caller, trace_id, name, kind, about):
             sketch = Sketch(tracing.sampled, trace_id, flags | SAMPLED, caller, name, kind, about)
             sketch.kept, sketch.tells = True, False
             return sketch
         if tracing.tail is None:
             if not caller.trace_id and kind is SERVER:
                 return NAMELESS
+            trace_id = trace_id or getrandbits(128) or 1
             return LeftOut(trace_id, traceparent_of(trace_id, getrandbits(64) or 1, flags), caller.tracestate)
         sketch = Sketch(tracing.tail, trace_id, flags, caller, name, kind, about)
         if not tells:

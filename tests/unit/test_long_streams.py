@@ -23,7 +23,8 @@ from mesh_wire.long_streams import (
     stride_of,
 )
 from mesh_wire.outlets import Tally
-from mesh_wire.sketches import Sketch, Stage
+from mesh_wire.sketches import Sketch
+from mesh_wire.stages import Stage
 from mesh_wire.trace_context import NOBODY, SAMPLED
 from mesh_wire.untraced import UNTRACED, LeftOut
 from support.waiting import eventually

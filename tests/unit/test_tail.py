@@ -13,7 +13,8 @@ from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from mesh_wire.errors import Unavailable
 from mesh_wire.head import head_of
 from mesh_wire.sampling import BURST, Wanted
-from mesh_wire.sketches import MOST_EVENTS, MOST_SPANS, Sketch, Stage
+from mesh_wire.sketches import MOST_EVENTS, MOST_SPANS, Sketch
+from mesh_wire.stages import Stage
 from mesh_wire.tail import WAITING, WAITING_S, Tail
 from mesh_wire.telemetry import Telemetry, Tracing
 from mesh_wire.trace_context import LEFT_OUT_THERE, VENDOR, Verdict, caller_of, caller_of_start

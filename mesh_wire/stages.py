@@ -1,0 +1,99 @@
+"""A part of a request, as it is noted until it is known whether it becomes a span."""
+
+import time
+from random import getrandbits
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from opentelemetry.trace import SpanKind
+
+from mesh_wire.span_failure import Failure, failure_of
+from mesh_wire.untraced import INTERNAL, About, Untraced, Way
+
+
+class Whole(Protocol):
+    """What it is a part of; see `sketches`."""
+
+    failed: bool
+
+    @property
+    def trace_id(self) -> int:
+        """That of all parts."""
+
+    def headers_of(self, span_id: int) -> tuple[str, str]:
+        """Return the headers of one of its spans."""
+
+    def given(self, part: "Stage", way: Way) -> tuple[str, str]:
+        """Return the headers that a part gives to those that it calls, and remember the way there."""
+
+    def started(self, part: "Stage", way: Way, stream_id: int) -> tuple[str, str]:
+        """Likewise return what the start of a session's request says."""
+
+    def note(self, stage: "Stage") -> None:
+        """Take a part that has ended."""
+
+
+class Stage(Untraced):
+    """A part of a request. Its attributes are asked for when it is exported."""
+
+    __slots__ = ("_span_id", "about", "began", "ended", "failure", "kind", "name", "sketch")
+
+    def __init__(self, sketch: Whole, name: str, kind: SpanKind, about: About) -> None:
+        self.sketch = sketch
+        self.name = name
+        self.kind = kind
+        self.about = about
+        self._span_id = 0  # nobody has asked for it
+        self.failure: Failure | None = None
+        self.ended = 0.0
+        self.began = time.monotonic()
+
+    @classmethod
+    def past_one(cls, sketch: Whole, name: str, began: float, ended: float, about: About) -> Self:
+        """Return one that is over."""
+        stage = cls(sketch, name, INTERNAL, about)
+        stage.began, stage.ended = began, ended
+        return stage
+
+    @property
+    def trace_id(self) -> int:
+        return self.sketch.trace_id
+
+    @property
+    def span_id(self) -> int:
+        """Never 0, which is none."""
+        if not self._span_id:
+            self._span_id = getrandbits(64) or 1
+        return self._span_id
+
+    def is_recording(self) -> bool:
+        return not self.ended
+
+    def headers(self) -> tuple[str, str]:
+        return self.sketch.headers_of(self.span_id)
+
+    def given_to(self, way: Way) -> tuple[str, str]:
+        return self.sketch.given(self, way)
+
+    def started_at(self, way: Way, stream_id: int) -> tuple[str, str]:
+        return self.sketch.started(self, way, stream_id)
+
+    def describe(self, about: About) -> None:
+        self.about = about
+
+    def set_attribute(self, key: str, value: Any) -> None:
+        before = self.about
+        self.about = lambda: {**before(), key: value}
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.ended = time.monotonic()
+        if error is not None:
+            self.fail(error)
+        self.sketch.note(self)
+
+    def fail(self, error: BaseException) -> None:
+        self.failure = failure_of(error)
+        if self.failure.is_fault:
+            self.sketch.failed = True
