@@ -57,7 +57,7 @@ def test_the_guide_s_bounds_and_settings_are_those_of_the_code() -> None:
     assert f"{tail.WAITING:,}, {tail.WAITING_S:g} s" in GUIDE
     assert f"| {sketches.MOST_SPANS} |" in GUIDE
     assert f"{sampling.PER_S:g} a second, {sampling.BURST:g} at once" in GUIDE
-    assert f"the last {sampling.RECENT} of its kind" in GUIDE
+    assert f"of the {sampling.RECENT} before it, of its kind" in GUIDE
     assert f"before the first {sampling.FEWEST} nobody knows" in GUIDE
     assert f"every {long_streams.STRIDE} tokens" in GUIDE
     assert f"after {long_streams.FIRST_PROGRESS_S:g} s, then" in GUIDE

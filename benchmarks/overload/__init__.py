@@ -1,0 +1,1 @@
+"""What overload leaves of a mesh."""
