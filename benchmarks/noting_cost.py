@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from itertools import count
 from random import getrandbits
 from typing import Annotated, Any
 
@@ -22,17 +23,19 @@ from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from benchmarks.report import show
 from expertmesh.v1.inference_pb2 import SessionStart
 from mesh_wire.answering import METHODS
+from mesh_wire.asked import Asked
+from mesh_wire.deadlines import Deadline
 from mesh_wire.head import head_of
 from mesh_wire.sampling import Wanted
 from mesh_wire.sketches import Sketch
 from mesh_wire.stages import Stage
 from mesh_wire.tail import Tail
 from mesh_wire.telemetry import Telemetry, Tracing
-from mesh_wire.untraced import CLIENT, SERVER
+from mesh_wire.trace_context import AWAITED, NOBODY, Caller, caller_of_start
+from mesh_wire.untraced import CLIENT, NONE, RETOLD, SERVER, Attributes, nothing
 
 NAME, ABOUT = METHODS["Session/start"]
 TURNS, REQUESTS = 15, 4000
-ABOUT_NOTHING: dict[str, Any] = {}
 
 
 class Unsent:
@@ -55,20 +58,39 @@ class Nowhere:
 NOWHERE = Nowhere()
 
 
-def routed(telemetry: Telemetry) -> None:
+def about_nothing(*_: Any) -> Attributes:
+    return NONE
+
+
+def routed(telemetry: Telemetry, caller: Caller = NOBODY) -> None:
     """Do what a router does for one request that goes well, as far as its trace is concerned."""
-    with telemetry.begin(NAME, SERVER, about=ABOUT) as span:
+    began = time.monotonic()
+    with telemetry.begin(NAME, SERVER, caller, ABOUT, retold=True) as span:
+        asked = Asked(NEVER, "", span, time.monotonic())
         span.set_attribute("expertmesh.request_id", "x")
-        span.past("route.admit", 1.0, 2.0)
-        span.past("route.select", 2.0, 3.0, lambda: ABOUT_NOTHING)
-        span.describe(lambda: ABOUT_NOTHING)
-        with span.stage("expert call", CLIENT, lambda: ABOUT_NOTHING) as call:
+        asked.note(("route.admit", 1.0, 2.0, nothing, None))
+        asked.note(("route.select", 2.0, 3.0, partial(about_nothing, span), None))
+        about = partial(about_nothing, span)
+        asked.about = partial(about_nothing, span, about)
+        with span.stage("expert call", CLIENT, about) as call:
             start = SessionStart(stream_id=1)
             start.traceparent, _ = call.started_at(NOWHERE, 1)
-        span.describe(lambda: ABOUT_NOTHING)
-        span.first_token(3.0)
+        if span is RETOLD:
+            asked.note(("expert call", 2.0, time.monotonic(), about, None, NOWHERE, 1))
+        asked.about = partial(about_nothing, span, about)
+        span.describe(asked.about)
+        span.first_token(began)
+    if span is RETOLD and telemetry.tail is not None:
+        asked.retell(telemetry.tail, caller, NAME, {**ABOUT, "expertmesh.request_id": "x"}, began, began)
 
 
+def waiting(telemetry: Telemetry) -> None:
+    """Do the same for one of which word may follow."""
+    routed(telemetry, caller_of_start(AWAITED, "", next(KEYS)))
+
+
+NEVER = Deadline()
+KEYS = count()
 _TIMES: deque[float] = deque(maxlen=500)
 _FIRSTS: deque[float] = deque(maxlen=500)
 
@@ -116,6 +138,7 @@ def command(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON
         "left out, tail off": partial(routed, traced(None)),
         "left out, errors": partial(routed, traced(Wanted(errors=True))),
         "left out, errors and slowest": partial(routed, traced(Wanted(errors=True, slowest=True))),
+        "the same, and somebody else decides": partial(waiting, traced(Wanted(errors=True, slowest=True))),
         "the least in Python": least,
     }
     off = us(watched["off"])

@@ -10,8 +10,8 @@ from expert_svc.engine import Engine
 from expertmesh.v1.generation_pb2 import GenerateRequest
 from mesh_wire.admission import Admission
 from mesh_wire.appointments import Appointments
+from mesh_wire.asked import Asked
 from mesh_wire.errors import Busy
-from mesh_wire.inference import Asked
 from mesh_wire.settings import ExpertSection
 from mesh_wire.waiting import place_wait_s, places_of, terms_of
 

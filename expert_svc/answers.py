@@ -3,17 +3,19 @@
 import time
 from collections.abc import Mapping
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 from expert_svc.admitting import EngineAdmission
 from expert_svc.engine import Chunk, Ended, Engine, EngineDied, Milestones
 from expertmesh.v1.generation_pb2 import Finished, GenerateRequest, Precision, StageTimings, Usage
+from mesh_wire.asked import Asked
 from mesh_wire.auth.callers import calling, may_ask
 from mesh_wire.deadlines import put_s
 from mesh_wire.errors import NotFound, Unavailable
-from mesh_wire.inference import Asked
 from mesh_wire.outlets import Outlet
 from mesh_wire.resuming import name_of, times_of
+from mesh_wire.untraced import Attributes, nothing
 from mesh_wire.words import finish_word
 
 STAGES = (
@@ -42,7 +44,7 @@ class ExpertAnswers:
 
     async def answer(self, request: GenerateRequest, asked: Asked, outlet: Outlet) -> None:
         expert = self._expert(request.expert, request.precision)
-        asked.span.describe(lambda: self._about(expert))
+        asked.about = partial(self._about, expert)
         outlet.tally.expert = expert
         try:
             with self._admission.place_for(request, asked):
@@ -89,6 +91,18 @@ class ExpertAnswers:
                         return chunk
         raise EngineDied("the engine ended an answer without saying why")
 
+    def _answered(self, expert: str, ended: Ended, first_s: float | None) -> Attributes:
+        about = {
+            **self._about(expert),
+            "gen_ai.usage.input_tokens": ended.prompt_tokens,
+            "gen_ai.usage.output_tokens": ended.completion_tokens,
+            "gen_ai.usage.cache_read.input_tokens": ended.cached_prompt_tokens,
+            "gen_ai.response.finish_reasons": [finish_word(ended.reason)],
+        }
+        if first_s is not None:
+            about["gen_ai.response.time_to_first_chunk"] = first_s
+        return about
+
     def _record(self, ended: Ended, asked: Asked, expert: str, *, first: bool) -> None:
         """Put the engine's own times on the trace, the ways to it and from it, and what it counted.
 
@@ -100,22 +114,13 @@ class ExpertAnswers:
 
         def past(span: str, began: float | None, over: float | None) -> None:
             if began is not None and over is not None:
-                asked.span.past(span, began, over)
+                asked.note((span, began, over, nothing, None))
 
         past("engine.submit", asked.began, passed.queued)
         for span, _, start, end in STAGES:
             past(span, getattr(passed, start), getattr(passed, end))
-        if passed.first_token is not None and first:
-            asked.span.set_attribute("gen_ai.response.time_to_first_chunk", passed.first_token - asked.began)
-        asked.span.describe(
-            lambda: {
-                **self._about(expert),
-                "gen_ai.usage.input_tokens": ended.prompt_tokens,
-                "gen_ai.usage.output_tokens": ended.completion_tokens,
-                "gen_ai.usage.cache_read.input_tokens": ended.cached_prompt_tokens,
-                "gen_ai.response.finish_reasons": [finish_word(ended.reason)],
-            }
-        )
+        first_s = passed.first_token - asked.began if passed.first_token is not None and first else None
+        asked.about = partial(self._answered, expert, ended, first_s)
         past("engine.deliver", passed.last_token, time.monotonic())  # last: the caller waits for all of the above
 
 

@@ -5,24 +5,27 @@ import logging
 import os
 import time
 from collections.abc import Hashable
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from expertmesh.v1.generation_pb2 import GenerateRequest
 from mesh_wire import validation
+from mesh_wire.asked import Asked
 from mesh_wire.auth.allowance import Allowances
 from mesh_wire.auth.callers import begins
 from mesh_wire.deadlines import Deadline
 from mesh_wire.errors import AlreadyExists, DeadlinePassed, Internal, MeshError, Unavailable
 from mesh_wire.long_streams import LongStreams
 from mesh_wire.metrics import REFUSALS, failure_word
-from mesh_wire.outlets import Outlet
+from mesh_wire.outlets import Outlet, Tally
 from mesh_wire.resuming import name_of
+from mesh_wire.span_failure import LEFT
 from mesh_wire.telemetry import Telemetry
 from mesh_wire.trace_context import Caller
-from mesh_wire.untraced import SERVER, Attributes, Untraced
+from mesh_wire.untraced import RETOLD, SERVER, Attributes
 
 log = logging.getLogger(__name__)
+
+_Running = tuple[asyncio.Task[Any] | None, Asked, Tally]  # the task that answers a request
 
 SERVICE = "expertmesh.v1.InferenceService"
 
@@ -35,16 +38,6 @@ METHODS = {  # the name of a request's span, and its first attributes
     "Generate": (f"{SERVICE}/Generate", _traced("Generate")),
     "Session/start": (f"{SERVICE}/Session/start", _traced("Session")),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What is known of a request beside its content."""
-
-    deadline: Deadline
-    caller: str  # empty: not known
-    span: Untraced
-    began: float  # seconds of `time.monotonic` at which it arrived
 
 
 class Answers(Protocol):
@@ -81,8 +74,8 @@ class Answering:
         self._answers = answers
         self._telemetry = telemetry
         self._allowances = Allowances()
-        self._streams = LongStreams(telemetry.token_event_stride)
-        self._running: dict[str, asyncio.Task[Any] | None] = {}  # request id -> the task that answers it
+        self._streams = LongStreams(telemetry.token_event_stride, self._under_way)
+        self._running: dict[str, _Running] = {}  # by request id
 
     @property
     def running(self) -> int:
@@ -109,40 +102,57 @@ class Answering:
         instruments = self._telemetry.instruments
         outcome, failure = "CANCELLED", ""
         goes_on = bool(request.resume.token_ids)  # its caller had its first token long ago
+        name, about = METHODS[method]
+        asked: Asked | None = None
         instruments.in_flight.add(1)
         try:
-            name, about = METHODS[method]
-            with self._telemetry.begin(name, SERVER, parent, about) as span:
-                arrived = time.monotonic()  # after the span's own start, which its stages must not precede
+            with self._telemetry.begin(name, SERVER, parent, about, retold=True) as span:
+                # After the span's own start, which its stages must not precede.
+                asked = Asked(deadline, "", span, time.monotonic())
                 validation.check(request)
                 validation.check_name(caller, "caller")
                 self.refuse_if_draining()
                 who, caller = begins(caller)
+                asked.caller = caller
                 if caller:
                     span.set_attribute("expertmesh.caller", caller)
                 if self.gate is not None and ticket is not None:
-                    deadline = self.gate.request(ticket, request, deadline)
+                    asked.deadline = self.gate.request(ticket, request, deadline)
                 span.set_attribute("expertmesh.request_id", request_id)
                 request.request_id = request_id
-                self._streams.begin(span, outlet.tally)
                 try:
                     with self._allowances.place(who):
-                        await self._in_time(request, Asked(deadline, caller, span, arrived), outlet)
+                        await self._in_time(request, asked, outlet)
                 finally:
-                    self._streams.end(span)
+                    self._streams.end(asked, outlet.tally)
+                    span.describe(asked.about)
                     if not goes_on:
                         span.first_token(outlet.tally.first_at)
             outcome = "OK"
         except MeshError as error:
             outcome, failure = error.code.name, failure_word(error)
+            if asked is not None:
+                asked.fails(error)
             raise
-        except Exception:
+        except Exception as error:
             outcome = failure = "INTERNAL"
+            if asked is not None:
+                asked.fails(error)
             log.exception("request %s failed", request_id)
             raise Internal("a fault of the server", reason="INTERNAL", request_id=request_id) from None
         finally:
             instruments.in_flight.add(-1)
             self._measure(outlet, began, outcome, failure, first=not goes_on)
+            if asked is not None and asked.span is RETOLD and (tail := self._telemetry.tail) is not None:
+                if outcome == "CANCELLED":
+                    asked.failure = LEFT
+                named = {**about, "expertmesh.request_id": request_id}
+                if asked.caller:
+                    named["expertmesh.caller"] = asked.caller
+                asked.retell(tail, parent, name, named, began, None if goes_on else outlet.tally.first_at)
+
+    def _under_way(self) -> list[tuple[Asked, Tally]]:
+        return [(asked, tally) for _, asked, tally in self._running.values()]
 
     def keep_trace(self, key: Hashable, traceparent: str) -> None:
         """Keep a trace that the sampler left out: its caller says so."""
@@ -184,13 +194,15 @@ class Answering:
         """
         name = name_of(request)
         while name in self._running:
-            holder = self._running[name]
+            holder, _, _ = self._running[name]
             if holder is None or not holder.cancelling():
                 raise AlreadyExists(
                     "a request of that id is being answered", reason="REQUEST_ID_IN_USE", field="request_id"
                 )
             await asyncio.wait((holder,))
-        self._running[name] = asyncio.current_task()
+        self._running[name] = asyncio.current_task(), asked, outlet.tally
+        if self._streams.asleep and asked.span.is_recording():
+            self._streams.wake()
         try:
             await self._answers.answer(request, asked, outlet)
         finally:

@@ -13,7 +13,7 @@ import grpc
 from expertmesh.v1.generation_pb2 import GenerateRequest, GenerateResponse
 from expertmesh.v1.inference_pb2 import SessionRequest, SessionResponse
 from expertmesh.v1.inference_pb2_grpc import InferenceServiceServicer
-from mesh_wire.answering import SERVICE, Answering, Answers, Asked, Gate
+from mesh_wire.answering import SERVICE, Answering, Answers, Gate
 from mesh_wire.deadlines import Deadline
 from mesh_wire.errors import MeshError
 from mesh_wire.open_session import SESSION_NAME
@@ -26,7 +26,7 @@ from mesh_wire.trace_context import NOBODY, Verdict, caller_of
 
 TICKET = "expertmesh-ticket"  # the metadata that carries a ticket
 
-__all__ = ["SERVICE", "Answers", "Asked", "InferenceServicer", "headers_of"]
+__all__ = ["SERVICE", "Answers", "InferenceServicer", "headers_of"]
 
 
 class InferenceServicer(InferenceServiceServicer):

@@ -14,11 +14,12 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 
+from mesh_wire.asked import Asked
 from mesh_wire.outlets import Tally
 from mesh_wire.sketches import Sketch
-from mesh_wire.untraced import Untraced
+from mesh_wire.untraced import Event
 
 log = logging.getLogger(__name__)
 
@@ -64,83 +65,93 @@ class Marks:
 class Watched:
     """One request that is under way, and recorded."""
 
-    __slots__ = ("_began", "_marks", "_next_at", "_pause_s", "_sketch", "_tally", "_then", "_tokens")
+    __slots__ = ("_asked", "_marks", "_next_at", "_pause_s", "_tally", "_then", "_tokens", "events")
 
-    def __init__(self, sketch: Sketch, tally: Tally, stride: int) -> None:
-        self._sketch = sketch
+    def __init__(self, asked: Asked, tally: Tally, stride: int) -> None:
+        self.events: list[Event] = []
+        self._asked = asked
         self._tally = tally
         self._marks = Marks(stride)
-        self._began = self._then = sketch.began
+        self._then = asked.began
         self._tokens = 0  # at the last word
         self._pause_s = FIRST_PROGRESS_S
-        self._next_at = sketch.began + FIRST_PROGRESS_S
+        self._next_at = asked.began + FIRST_PROGRESS_S
 
     def look(self, now: float) -> None:
         """Put what has come due on the trace; `now` is in seconds of `time.monotonic`."""
         self.mark()
-        if now >= self._next_at and self._sketch.kept:
-            self._tell(now)
+        span = self._asked.span
+        if now >= self._next_at and isinstance(span, Sketch) and span.kept:
+            self._tell(span, now)
 
     def mark(self) -> None:
-        """Put an event on the span, if one is due."""
+        """Note an event, if one is due."""
         tokens = self._tally.tokens
         if self._marks.reached(tokens):
-            self._sketch.add_event(TOKENS, {SO_FAR: tokens})
+            self.events.append((TOKENS, time.monotonic(), {SO_FAR: tokens}))
 
-    def _tell(self, now: float) -> None:
+    def _tell(self, span: Sketch, now: float) -> None:
         tokens, since_s = self._tally.tokens, now - self._then
         self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
         self._next_at = now + self._pause_s
-        said = self._sketch.attributes
+        said = {**span.attributes, **self._asked.about()}
         word = {
             **{key: said[key] for key in _SAID if key in said},
             SO_FAR: tokens,
-            "expertmesh.stream.seconds": now - self._began,
+            "expertmesh.stream.seconds": now - self._asked.began,
             "expertmesh.stream.tokens_per_s": (tokens - self._tokens) / max(since_s, 1e-9),
             NEXT_S: self._pause_s,
         }
-        self._sketch.past(PROGRESS, self._then, now, lambda: word)
+        span.note((PROGRESS, self._then, now, lambda: word, None))
         self._then, self._tokens = now, tokens
 
 
 class LongStreams:
     """Looks at the requests of a server that are recorded, for as long as there are any."""
 
-    def __init__(self, stride: int) -> None:
-        """`stride`: tokens between two events at first; 0: none."""
+    def __init__(self, stride: int, under_way: Callable[[], Iterable[tuple[Asked, Tally]]]) -> None:
+        """Args:
+        stride: tokens between two events at first; 0: none.
+        under_way: returns the requests that are.
+        """
         self._stride = stride
-        self._watched: dict[Sketch, Tally | Watched] = {}  # the tally of what has not been looked at yet
+        self._under_way = under_way
+        self._watched: dict[Tally, Watched] = {}  # those that have been looked at
         self._timer: asyncio.TimerHandle | None = None
 
-    def begin(self, sketch: Untraced, tally: Tally) -> None:
-        """Look at a request until `end`, if it is recorded."""
-        if not isinstance(sketch, Sketch):
-            return
-        self._watched[sketch] = tally
+    @property
+    def asleep(self) -> bool:
+        """Whether nobody looks at what is under way."""
+        return self._timer is None
+
+    def wake(self) -> None:
+        """Look at what is under way, from now on until there is nothing."""
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(LOOK_EVERY_S, self._look)
 
-    def end(self, sketch: Untraced) -> None:
+    def end(self, asked: Asked, tally: Tally) -> None:
         """Look for the last time, while the span is still open. No word is given any more: the span itself follows."""
-        if not isinstance(sketch, Sketch) or (watched := self._watched.pop(sketch, None)) is None:
-            return
-        if isinstance(watched, Tally):
-            if not 0 < self._stride <= watched.tokens:
+        watched = self._watched.pop(tally, None)
+        if watched is None:
+            if not 0 < self._stride <= tally.tokens or not asked.span.is_recording():
                 return
-            watched = Watched(sketch, watched, self._stride)
+            watched = Watched(asked, tally, self._stride)
         watched.mark()
+        asked.events = watched.events
+        if isinstance(asked.span, Sketch):
+            asked.span.events = watched.events
 
     def _look(self) -> None:
         self._timer = None
-        if not self._watched:
+        recorded = [(asked, tally) for asked, tally in self._under_way() if asked.span.is_recording()]
+        if not recorded:
             return
-        self._timer = asyncio.get_running_loop().call_later(LOOK_EVERY_S, self._look)
+        self.wake()
         now = time.monotonic()
-        for sketch, watched in tuple(self._watched.items()):
+        for asked, tally in recorded:
             try:
-                if isinstance(watched, Tally):
-                    watched = self._watched[sketch] = Watched(sketch, watched, self._stride)
+                if (watched := self._watched.get(tally)) is None:
+                    watched = self._watched[tally] = Watched(asked, tally, self._stride)
                 watched.look(now)
             except Exception:  # the others are looked at all the same
                 log.exception("a stream could not be looked at")
-                del self._watched[sketch]

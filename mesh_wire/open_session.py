@@ -129,6 +129,7 @@ class OpenSession:
         start.request.CopyFrom(request)
         if (left_s := deadline.left_s()) is not None:
             put_s(start.timeout, left_s)
+        delivered.way, delivered.stream_id = self, stream_id
         start.traceparent, tracestate = trace.started_at(self, stream_id)
         if tracestate:
             start.tracestate = tracestate

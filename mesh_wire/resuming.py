@@ -6,6 +6,7 @@ from io import StringIO
 
 from expertmesh.v1.generation_pb2 import GenerateRequest, Resume
 from mesh_wire.errors import Unavailable
+from mesh_wire.untraced import Way
 
 _SEED_BITS = 0x7FFF_FFFF_FFFF_FFFF  # seeds are below 2^63
 
@@ -16,10 +17,12 @@ class Delivered:
     It is added to for every token, so the text goes into a buffer and the tokens into one list: nothing is made anew.
     """
 
-    __slots__ = ("_text", "add_text", "add_tokens", "attempt", "times", "token_ids")
+    __slots__ = ("_text", "add_text", "add_tokens", "attempt", "stream_id", "times", "token_ids", "way")
 
     def __init__(self, resume: Resume | None = None) -> None:
         """`resume` is what the caller had before it came to us; None: nothing."""
+        self.way: Way | None = None  # where it was asked for last; None: nowhere yet
+        self.stream_id = 0  # there
         self._text = StringIO()
         self.token_ids: list[int] = []
         self.add_text = self._text.write  # bound once

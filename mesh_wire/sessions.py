@@ -70,8 +70,8 @@ class Session:
     async def _run(self, start: SessionStart, outlet: SessionOutlet) -> None:
         deadline = Deadline.after(seconds(start.timeout)) if start.HasField("timeout") else Deadline()
         parent = NOBODY
-        if self._traced:
-            parent = caller_of_start(start.traceparent, start.tracestate, (self._name, start.stream_id))
+        if self._traced and (traceparent := start.traceparent):
+            parent = caller_of_start(traceparent, start.tracestate, (self._name, start.stream_id))
         try:
             await self._answering.answer(
                 start.request,

@@ -16,10 +16,9 @@ from opentelemetry.trace import SpanKind
 from mesh_wire.span_failure import Failure, failure_of
 from mesh_wire.stages import Stage
 from mesh_wire.trace_context import FLAGS, RANDOM, VENDOR, WORD_FOLLOWS, Caller, Verdict
-from mesh_wire.untraced import INTERNAL, NONE, About, Attributes, Untraced, Way, nothing
+from mesh_wire.untraced import INTERNAL, About, Attributes, Event, Past, PastCall, Untraced, Way, nothing
 
 MOST_SPANS = 64  # of one request in one process; what comes after them is not noted
-MOST_EVENTS = 128  # of one span, as the SDK has it by default
 
 
 class Keeper(Protocol):
@@ -30,9 +29,6 @@ class Keeper(Protocol):
 
     def export(self, sketch: "Sketch", part: "Sketch | Stage") -> None:
         """Send a part of it, or itself."""
-
-
-_Past = tuple[str, float, float, About]  # a stage that is over: name, began, ended, attributes
 
 
 class Sketch(Untraced):
@@ -91,8 +87,8 @@ class Sketch(Untraced):
         self.verdict: Verdict | None = caller.verdict
         self.first_at: float | None = None  # when the first token came; None: it did not, or long ago
         self.ended = 0.0  # 0: it is under way
-        self.events: Sequence[tuple[str, float, Attributes]] = ()
-        self.stages: list[Stage | _Past] = []  # that have ended, and wait
+        self.events: Sequence[Event] = ()
+        self.stages: list[Stage | Past | PastCall] = []  # that have ended, and wait
         self.calls: list[tuple[Sketch | Stage, Way, int]] = []  # what has called others, and how they get word
         self.began = time.monotonic()
 
@@ -164,24 +160,27 @@ class Sketch(Untraced):
     def stage(self, name: str, kind: SpanKind = INTERNAL, about: About = nothing) -> Stage:
         return Stage(self, name, kind, about)
 
-    def past(
-        self, name: str, began: float, ended: float, about: About = nothing, error: BaseException | None = None
-    ) -> None:
-        if error is None and not self.kept:  # as most are: what it needs, and no object of its own
-            if not self.dropped and len(self.stages) < MOST_SPANS:
-                self.stages.append((name, began, ended, about))
-            return
-        stage = Stage.past_one(self, name, began, ended, about)
-        if error is not None:
-            stage.fail(error)
-        self.note(stage)
-
     def take(self) -> list[Stage]:
         """Return the stages that wait, which then wait no more."""
         taken, self.stages = self.stages, []
-        return [part if isinstance(part, Stage) else Stage.past_one(self, *part) for part in taken]
+        return [part if isinstance(part, Stage) else self._told(part) for part in taken]
 
-    def note(self, stage: Stage) -> None:
+    def _told(self, past: Past | PastCall) -> Stage:
+        stage = Stage.of(self, past)
+        if len(past) == 7 and (way := past[5]) is not None:
+            self.calls.append((stage, way, past[6]))
+        return stage
+
+    def note(self, past: Past | PastCall) -> None:
+        if (failure := past[4]) is not None and failure.is_fault:
+            self.failed = True
+        if self.kept:
+            self.keeper.export(self, self._told(past))
+        elif not self.dropped and len(self.stages) < MOST_SPANS:
+            self.stages.append(past)
+
+    def over(self, stage: Stage) -> None:
+        """Take a part that has ended."""
         if self.kept:
             self.keeper.export(self, stage)
         elif not self.dropped and len(self.stages) < MOST_SPANS:
@@ -195,10 +194,6 @@ class Sketch(Untraced):
 
     def describe(self, about: About) -> None:
         self._described = about
-
-    def add_event(self, name: str, attributes: Attributes = NONE) -> None:
-        if len(self.events) < MOST_EVENTS:
-            self.events = (*self.events, (name, time.monotonic(), attributes))
 
     def first_token(self, at: float | None) -> None:
         self.first_at = at

@@ -14,9 +14,12 @@ class Failure(NamedTuple):
     is_fault: bool = True  # a caller's leaving is none
 
 
+LEFT = Failure("CANCELLED", "CANCELLED", is_fault=False)  # the caller
+
+
 def failure_of(error: BaseException) -> Failure:
     if isinstance(error, MeshError):
         return Failure(error.code.name, error.reason, error.message)
     if isinstance(error, Exception):
         return Failure("INTERNAL", type(error).__qualname__)
-    return Failure("CANCELLED", "CANCELLED", is_fault=False)  # CancelledError, GeneratorExit: the caller left
+    return LEFT  # CancelledError, GeneratorExit

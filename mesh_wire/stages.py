@@ -1,4 +1,4 @@
-"""A part of a request, as it is noted until it is known whether it becomes a span."""
+"""The parts of a request, as they are noted until it is known whether they become spans."""
 
 import time
 from random import getrandbits
@@ -8,7 +8,7 @@ from typing import Any, Protocol, Self
 from opentelemetry.trace import SpanKind
 
 from mesh_wire.span_failure import Failure, failure_of
-from mesh_wire.untraced import INTERNAL, About, Untraced, Way
+from mesh_wire.untraced import CLIENT, INTERNAL, About, Past, PastCall, Untraced, Way
 
 
 class Whole(Protocol):
@@ -29,7 +29,7 @@ class Whole(Protocol):
     def started(self, part: "Stage", way: Way, stream_id: int) -> tuple[str, str]:
         """Likewise return what the start of a session's request says."""
 
-    def note(self, stage: "Stage") -> None:
+    def over(self, stage: "Stage") -> None:
         """Take a part that has ended."""
 
 
@@ -49,10 +49,11 @@ class Stage(Untraced):
         self.began = time.monotonic()
 
     @classmethod
-    def past_one(cls, sketch: Whole, name: str, began: float, ended: float, about: About) -> Self:
+    def of(cls, sketch: Whole, past: Past | PastCall) -> Self:
         """Return one that is over."""
-        stage = cls(sketch, name, INTERNAL, about)
-        stage.began, stage.ended = began, ended
+        name, began, ended, about, failure, *call = past
+        stage = cls(sketch, name, CLIENT if call else INTERNAL, about)
+        stage.began, stage.ended, stage.failure = began, ended, failure
         return stage
 
     @property
@@ -91,7 +92,7 @@ class Stage(Untraced):
         self.ended = time.monotonic()
         if error is not None:
             self.fail(error)
-        self.sketch.note(self)
+        self.sketch.over(self)
 
     def fail(self, error: BaseException) -> None:
         self.failure = failure_of(error)

@@ -92,9 +92,8 @@ class Tail:
                 self._forget([sketch])
         elif sketch.caller.will_tell:
             self._wait(sketch)
-        elif (why := self._why(sketch)) and self._allowance.take(self._clock()):
-            sketch.set_attribute("expertmesh.kept", why)
-            self._keep(sketch)
+        elif why := self._why(sketch):
+            self.keep(sketch, why)
         else:
             sketch.drop()
 
@@ -111,14 +110,28 @@ class Tail:
     def _why(self, sketch: Sketch) -> str:
         """Say why a request is worth keeping; empty where it is not."""
         if sketch.verdict is not None and sketch.verdict.kept:  # who was called has decided so
-            return "told"
-        if sketch.failed:
-            return "error" if self._wanted.errors else ""
-        if not self._wanted.slowest or not sketch.tells:
+            return "told" if self._allowed() else ""
+        if not sketch.failed and not sketch.tells:
             return ""
         began, first_at = sketch.began, sketch.first_at
         first_s = None if first_at is None else first_at - began
-        return "slow" if self._paces[sketch.name].exceeded(sketch.ended - began, first_s) else ""
+        return self.why(sketch.name, sketch.ended - began, first_s, sketch.failed)
+
+    def why(self, name: str, took_s: float, first_s: float | None, failed: bool) -> str:
+        """Say why a request is worth keeping, and it will be; empty where it is not."""
+        if failed:
+            return "error" if self._wanted.errors and self._allowed() else ""
+        if self._wanted.slowest and self._paces[name].exceeded(took_s, first_s) and self._allowed():
+            return "slow"
+        return ""
+
+    def _allowed(self) -> bool:
+        return self._allowance.take(self._clock())
+
+    def keep(self, sketch: Sketch, why: str) -> None:
+        """Keep a request that has ended."""
+        sketch.set_attribute("expertmesh.kept", why)
+        self._keep(sketch)
 
     def _keep(self, sketch: Sketch) -> None:
         """Export what has ended, and tell those that were called. What ends later follows."""

@@ -22,7 +22,7 @@ from mesh_wire.sampling import wanted
 from mesh_wire.sketches import Keeper, Sketch
 from mesh_wire.tail import Tail
 from mesh_wire.trace_context import NOBODY, RANDOM, SAMPLED, Caller, traceparent_of
-from mesh_wire.untraced import NAMELESS, NONE, SERVER, UNTRACED, Attributes, LeftOut, Untraced
+from mesh_wire.untraced import NAMELESS, NONE, RETOLD, SERVER, UNTRACED, Attributes, LeftOut, Untraced
 
 SCOPE = "expertmesh"
 
@@ -56,13 +56,22 @@ class Telemetry:
         return cls(metrics.NoOpMeter(SCOPE))
 
     def begin(
-        self, name: str, kind: SpanKind, caller: Caller = NOBODY, about: Attributes = NONE, *, tells: bool = True
+        self,
+        name: str,
+        kind: SpanKind,
+        caller: Caller = NOBODY,
+        about: Attributes = NONE,
+        *,
+        tells: bool = True,
+        retold: bool = False,
     ) -> Untraced:
         """Begin to trace a request, or a call. Whoever has it ends it: by a `with` block, or `end`.
 
         Args:
             about: attributes, which nobody changes any more.
             tells: whether those who are called can get word of what becomes of the trace; see `tail`.
+            retold: whether it can be told of when it has ended; if so, and if nobody outside has a part in it, nothing
+                need be noted, and `RETOLD` is returned.
         """
         tracing = self._tracing
         if tracing is None:
@@ -83,6 +92,8 @@ class Telemetry:
                 return NAMELESS
             trace_id = trace_id or getrandbits(128) or 1
             return LeftOut(trace_id, traceparent_of(trace_id, getrandbits(64) or 1, flags), caller.tracestate)
+        if retold and not trace_id and not caller.will_tell:
+            return RETOLD
         sketch = Sketch(tracing.tail, trace_id, flags, caller, name, kind, about)
         if not tells:
             sketch.tells = False

@@ -6,10 +6,16 @@ from typing import Any, Protocol, Self
 
 from opentelemetry.trace import SpanKind
 
-from mesh_wire.trace_context import LEFT_OUT
+from mesh_wire.span_failure import Failure
+from mesh_wire.trace_context import LEFT_OUT, WORD_FOLLOWS
 
 Attributes = Mapping[str, Any]
 About = Callable[[], Attributes]  # asked when it is exported, if it is
+# What is over: name, began and ended in seconds of `time.monotonic`, attributes, how it failed; of a call, also the way
+# there and its stream id.
+Past = tuple[str, float, float, About, Failure | None]
+PastCall = tuple[str, float, float, About, Failure | None, "Way | None", int]
+Event = tuple[str, float, Attributes]
 NONE: Attributes = {}
 SERVER, CLIENT, INTERNAL = SpanKind.SERVER, SpanKind.CLIENT, SpanKind.INTERNAL  # an enum's own take ten times as long
 
@@ -59,10 +65,8 @@ class Untraced:
         """Return a part of the request that begins with a `with` block, and ends however the block is left."""
         return self
 
-    def past(
-        self, name: str, began: float, ended: float, about: About = nothing, error: BaseException | None = None
-    ) -> None:
-        """Note a part that is over, by seconds of `time.monotonic`; the cheaper way, where somebody has them anyway."""
+    def note(self, past: Past | PastCall) -> None:
+        """Note a part that is over; the cheaper way, where somebody has its times anyway."""
 
     def set_attribute(self, key: str, value: Any) -> None:
         """Add an attribute."""
@@ -97,7 +101,22 @@ class Nameless(Untraced):
         return LEFT_OUT, ""
 
 
-UNTRACED, NAMELESS = Untraced(), Nameless()
+class Retold(Nameless):
+    """Stands for all requests that the sampler left out, and that can be told of when they have ended; see `retelling`.
+
+    Nothing is noted here: whoever answers such a request keeps its times beside it.
+    """
+
+    __slots__ = ()
+
+    def is_recording(self) -> bool:
+        return True
+
+    def started_at(self, way: Way, stream_id: int) -> tuple[str, str]:
+        return WORD_FOLLOWS
+
+
+UNTRACED, NAMELESS, RETOLD = Untraced(), Nameless(), Retold()
 
 
 class LeftOut(Untraced):

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any
 
 from expertmesh.v1.generation_pb2 import (
@@ -14,15 +15,16 @@ from expertmesh.v1.generation_pb2 import (
 from expertmesh.v1.router_pb2 import RouteResponse
 from mesh_wire import inference
 from mesh_wire.admission import Admission
+from mesh_wire.asked import Asked
 from mesh_wire.deadlines import put_s, seconds
 from mesh_wire.errors import BadInput, MeshError, NotFound, Unavailable
-from mesh_wire.inference import Asked
 from mesh_wire.metrics import failure_word
 from mesh_wire.open_session import Relay
 from mesh_wire.outlets import Outlet
 from mesh_wire.resuming import Delivered
+from mesh_wire.span_failure import failure_of
 from mesh_wire.telemetry import Telemetry
-from mesh_wire.untraced import CLIENT, Attributes
+from mesh_wire.untraced import CLIENT, RETOLD, Attributes, nothing
 from router_svc.abandoned import Abandoned
 from router_svc.activity import Ledger
 from router_svc.admitting.turns import Turn, Turns
@@ -149,7 +151,7 @@ class RouterAnswers:
         if decided is decision:
             return decision, chosen
         ended = time.monotonic()
-        asked.span.past("route.admit", began, ended)
+        asked.note(("route.admit", began, ended, nothing, None))
         put_s(timings.admit, seconds(timings.admit) + ended - began)
         return decided, chosen_of(decided, scored, rules, 1)
 
@@ -174,7 +176,7 @@ class RouterAnswers:
 
     def _admitted(self, asked: Asked) -> StageTimings:
         now = time.monotonic()
-        asked.span.past("route.admit", asked.began, now)
+        asked.note(("route.admit", asked.began, now, nothing, None))
         timings = StageTimings()
         put_s(timings.admit, now - asked.began)
         return timings
@@ -184,14 +186,16 @@ class RouterAnswers:
         if request.expert or not (reading := reading_of(request)):
             return UNSCORED
         began, strategy = time.monotonic(), self.strategy  # which a reload may replace before the scores are there
-        with asked.span.stage(
-            "route.classify",
-            about=lambda: {"expertmesh.strategy": strategy.name, "expertmesh.artefact": strategy.generation},
-        ):
+        about = partial(_classified, strategy)
+        try:
             scored = await self._classifier.scored(reading)
-            took_s = time.monotonic() - began
-            put_s(timings.classify, took_s)
-            self._telemetry.instruments.classify_duration.record(took_s, {"expertmesh.strategy": strategy.name})
+        except BaseException as error:
+            asked.note(("route.classify", began, time.monotonic(), about, failure_of(error)))
+            raise
+        ended = time.monotonic()
+        asked.note(("route.classify", began, ended, about, None))
+        put_s(timings.classify, ended - began)
+        self._telemetry.instruments.classify_duration.record(ended - began, {"expertmesh.strategy": strategy.name})
         return scored
 
     def _select(
@@ -202,14 +206,14 @@ class RouterAnswers:
         try:
             decision = select(scored.scores, self._fleet.roster, rules.policy, wish)
         except MeshError as error:
-            asked.span.past("route.select", began, time.monotonic(), error=error)
+            asked.note(("route.select", began, time.monotonic(), nothing, failure_of(error)))
             raise
         labels = labels_of(decision)
         chosen = chosen_of(decision, scored, rules, attempt)
         self._telemetry.instruments.decisions.add(1, labels)
         self._ledger.routed(decision.expert, decision.reason)
         ended = time.monotonic()
-        asked.span.past("route.select", began, ended, lambda: {**labels, "expertmesh.replica": decision.chosen.replica})
+        asked.note(("route.select", began, ended, partial(_selected, decision), None))
         put_s(timings.select, ended - began)
         return decision, chosen
 
@@ -268,14 +272,30 @@ class RouterAnswers:
             outlet, relay, delivered: see `SessionCaller.ask`.
         """
         endpoint = decision.chosen.endpoint
-        span, attempt, resumed = asked.span, course.attempt, course.tokens
-        span.describe(lambda: _decided(decision, chosen))
-        with span.stage("expert call", CLIENT, lambda: _called(decision, attempt, resumed)) as call:
-            replica = self._fleet.replica(endpoint)
-            await replica.ask(request, outlet, asked.deadline, asked.caller, relay, delivered, call)
+        began, failure = time.monotonic(), None
+        about = partial(_called, decision, course.attempt, course.tokens)
+        asked.about = partial(_decided, decision, chosen)
+        try:
+            with asked.span.stage("expert call", CLIENT, about) as call:
+                replica = self._fleet.replica(endpoint)
+                await replica.ask(request, outlet, asked.deadline, asked.caller, relay, delivered, call)
+        except BaseException as error:
+            failure = failure_of(error)
+            asked.failed |= failure.is_fault
+            raise
+        finally:
+            if asked.span is RETOLD:
+                asked.note(("expert call", began, time.monotonic(), about, failure, delivered.way, delivered.stream_id))
         if (ended := course.ended) is not None:
-            final, winner = course.decision, course.chosen
-            span.describe(lambda: _decided(final, winner) | _answered(winner, ended))
+            asked.about = partial(_answered, course.decision, course.chosen, ended)
+
+
+def _classified(strategy: Strategy) -> Attributes:
+    return {"expertmesh.strategy": strategy.name, "expertmesh.artefact": strategy.generation}
+
+
+def _selected(decision: Decision) -> Attributes:
+    return {**labels_of(decision), "expertmesh.replica": decision.chosen.replica}
 
 
 def _called(decision: Decision, attempt: int, resumed_tokens: int) -> Attributes:
@@ -292,8 +312,9 @@ def _called(decision: Decision, attempt: int, resumed_tokens: int) -> Attributes
     }
 
 
-def _answered(chosen: RouteChosen, ended: Finished) -> dict[str, Any]:
+def _answered(decision: Decision, chosen: RouteChosen, ended: Finished) -> Attributes:
     return {
+        **_decided(decision, chosen),
         "expertmesh.replica": chosen.replica,
         "gen_ai.usage.input_tokens": ended.usage.prompt_tokens,
         "gen_ai.usage.output_tokens": ended.usage.completion_tokens,
@@ -301,7 +322,7 @@ def _answered(chosen: RouteChosen, ended: Finished) -> dict[str, Any]:
     }
 
 
-def _decided(decision: Decision, chosen: RouteChosen) -> dict[str, Any]:
+def _decided(decision: Decision, chosen: RouteChosen) -> Attributes:
     return {
         **labels_of(decision),
         "gen_ai.request.model": chosen.expert,

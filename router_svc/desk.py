@@ -134,7 +134,7 @@ class Desk:
         if self.telemetry.enabled:
             about = {**labels, "expertmesh.artefact": strategy.generation}
             for one in readable:
-                one.span.past("route.classify", began, ended, lambda: about)
+                one.span.note(("route.classify", began, ended, lambda: about, None))
 
     def _decide(self, one: _Ask, rules: Rules, places: Places, response: RouteSessionResponse) -> Decision:
         """Decide on one ask, into the response."""

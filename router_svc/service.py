@@ -22,9 +22,10 @@ from expertmesh.v1.router_pb2 import (
 )
 from mesh_wire import inference, validation
 from mesh_wire.admission import Admission
+from mesh_wire.asked import Asked
 from mesh_wire.auth.access import peer_headers, router_guard
 from mesh_wire.deadlines import Deadline
-from mesh_wire.inference import Asked, InferenceServicer
+from mesh_wire.inference import InferenceServicer
 from mesh_wire.process import STOPPED, settle, terminated
 from mesh_wire.prometheus import address_of
 from mesh_wire.serving import Serving, serving_by

@@ -16,8 +16,8 @@ from types import MappingProxyType
 from expertmesh.v1.generation_pb2 import GenerateRequest, Priority, Usage
 from mesh_wire.admission_section import PRIORITIES, AdmissionSection
 from mesh_wire.appointments import Appointments
+from mesh_wire.asked import Asked
 from mesh_wire.errors import Busy, MeshError
-from mesh_wire.inference import Asked
 from mesh_wire.outlets import Outlet
 from router_svc.admitting.callers import Account, Accounts
 from router_svc.admitting.fair_queue import Stand

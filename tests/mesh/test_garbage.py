@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from expertmesh_client import AsyncClient
+from mesh_wire.asked import Asked
 from mesh_wire.errors import BadInput, DeadlinePassed
-from mesh_wire.inference import Asked
 from support.engines import ByHand
 from support.mesh import RunningRouter, running_mesh
 from support.waiting import eventually

@@ -11,8 +11,8 @@ from expert_svc.answers import ExpertAnswers
 from expert_svc.simulated_engine import expected_answer
 from expertmesh.v1.generation_pb2 import Chat, ChatMessage, GenerateRequest, Part, Role, RouteReason, TokenIds
 from expertmesh.v1.router_pb2 import RouteRequest
+from mesh_wire.asked import Asked
 from mesh_wire.errors import BadInput, Busy, MeshError, NotFound, Unavailable
-from mesh_wire.inference import Asked
 from router_svc.strategies.artefact import save
 from support.asking import greedy
 from support.calls import Talk, failure, whole

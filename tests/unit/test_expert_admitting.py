@@ -3,16 +3,16 @@
 import time
 
 import pytest
-from opentelemetry import trace
 
 from expert_svc.admitting import KEPT_TIMES, READING_S, Bounds, EngineAdmission, Outlook
 from expert_svc.load_board import LoadBoard
 from expertmesh.v1.expert_pb2 import DescribeResponse, Load
 from expertmesh.v1.generation_pb2 import GenerateRequest, Resume
+from mesh_wire.asked import Asked
 from mesh_wire.deadlines import Deadline, duration
 from mesh_wire.errors import Busy
-from mesh_wire.inference import Asked
 from mesh_wire.settings import ExpertSection, Simulation
+from mesh_wire.untraced import UNTRACED
 
 PLACE_S = 2.0
 
@@ -45,7 +45,7 @@ def admission(engine: Engine, clock: Clock | None = None, **section: object) -> 
 
 
 def asked(left_s: float | None = None) -> Asked:
-    return Asked(Deadline.after(left_s), "", trace.INVALID_SPAN, time.monotonic())
+    return Asked(Deadline.after(left_s), "", UNTRACED, time.monotonic())
 
 
 def refused(one: EngineAdmission, name: str = "mine", left_s: float | None = None) -> Busy:

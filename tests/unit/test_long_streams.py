@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from opentelemetry.trace import SpanKind
 
 from mesh_wire import long_streams
+from mesh_wire.asked import Asked
+from mesh_wire.deadlines import Deadline
 from mesh_wire.long_streams import (
     LONGEST_PAUSE_S,
     NEXT_S,
@@ -26,7 +28,7 @@ from mesh_wire.outlets import Tally
 from mesh_wire.sketches import Sketch
 from mesh_wire.stages import Stage
 from mesh_wire.trace_context import NOBODY, SAMPLED
-from mesh_wire.untraced import UNTRACED, LeftOut
+from mesh_wire.untraced import NAMELESS, RETOLD, UNTRACED, LeftOut
 from support.waiting import eventually
 
 
@@ -37,7 +39,12 @@ class Sampled:
         self.parts: list[Sketch | Stage] = []
         self.request = Sketch(self, 7, SAMPLED, NOBODY, "request", SpanKind.SERVER, {"expertmesh.expert": "math"})
         self.request.kept = True
-        self.request.began = 0.0
+        self.asked = Asked(Deadline(), "", self.request, 0.0)
+        self.tally = Tally()
+
+    def streams(self, stride: int) -> LongStreams:
+        """Return what looks at it, and finds it under way."""
+        return LongStreams(stride, lambda: [(self.asked, self.tally)])
 
     def ended(self, sketch: Sketch) -> None:
         self.parts.append(sketch)
@@ -82,9 +89,11 @@ def test_the_stride_is_a_setting(said: str, stride: int, caplog: pytest.LogCaptu
 
 
 def test_word_is_given_ever_more_rarely_with_what_is_known() -> None:
-    sampled, tally = Sampled(), Tally()
+    sampled = Sampled()
+    tally = sampled.tally
     sampled.request.set_attribute("other", 1)
-    watched = Watched(sampled.request, tally, 10)
+    sampled.asked.about = lambda: {"expertmesh.replica": "a"}
+    watched = Watched(sampled.asked, tally, 10)
     for second in range(1, 3601):
         tally.count(2)
         watched.look(float(second))
@@ -99,18 +108,19 @@ def test_word_is_given_ever_more_rarely_with_what_is_known() -> None:
     assert pauses == sorted(pauses)
     assert pauses[-1] == LONGEST_PAUSE_S
     assert said[0]["expertmesh.expert"] == "math"
+    assert said[0]["expertmesh.replica"] == "a"
     assert "other" not in said[0]
     assert said[1]["expertmesh.stream.tokens_per_s"] == pytest.approx(2)
     assert said[-1]["expertmesh.stream.seconds"] == pytest.approx(3315)
     assert [(after.began, before.ended) for before, after in pairwise(words)] == [
         (before.ended, before.ended) for before in words[:-1]
     ]
-    assert 8 <= sampled.events.count(TOKENS) <= 60
+    assert 8 <= [name for name, _, _ in watched.events].count(TOKENS) <= 60
 
 
 def test_without_a_token_there_is_word_and_no_mark() -> None:
     sampled = Sampled()
-    Watched(sampled.request, Tally(), 10).look(5.0)
+    Watched(sampled.asked, Tally(), 10).look(5.0)
     [word] = sampled.parts
     assert isinstance(word, Stage)
     assert word.about()[SO_FAR] == 0
@@ -120,34 +130,50 @@ def test_without_a_token_there_is_word_and_no_mark() -> None:
 def test_of_what_may_never_be_exported_there_is_no_word() -> None:
     sampled = Sampled()
     sampled.request.kept = False
-    Watched(sampled.request, Tally(), 10).look(5.0)
+    Watched(sampled.asked, Tally(), 10).look(5.0)
     assert not sampled.parts
     assert not sampled.request.stages
 
 
 async def test_the_last_look_marks_what_was_over_before_the_first_and_gives_no_word() -> None:
-    sampled, streams, tally = Sampled(), LongStreams(10), Tally()
-    streams.begin(sampled.request, tally)
-    tally.count(25)
-    streams.end(sampled.request)
+    sampled = Sampled()
+    sampled.tally.count(25)
+    sampled.streams(10).end(sampled.asked, sampled.tally)
     assert sampled.events == [TOKENS]
     assert not sampled.parts
 
 
 async def test_the_timer_looks_at_those_that_run_and_goes_with_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(long_streams, "LOOK_EVERY_S", 0.001)
-    sampled, streams, tally = Sampled(), LongStreams(10), Tally()
-    streams.begin(sampled.request, tally)
-    tally.count(10)
-    await eventually(lambda: sampled.events == [TOKENS])
-    streams.end(sampled.request)
+    sampled = Sampled()
+    running = [(sampled.asked, sampled.tally)]
+    streams = LongStreams(10, lambda: running)
+    streams.wake()
+    sampled.tally.count(10)
+    await eventually(lambda: streams._watched and streams._watched[sampled.tally].events)
+    running.clear()
+    streams.end(sampled.asked, sampled.tally)
     assert sampled.events == [TOKENS]
-    await eventually(lambda: streams._timer is None)
+    await eventually(lambda: streams.asleep)
 
 
 async def test_what_is_not_recorded_is_not_looked_at() -> None:
-    streams = LongStreams(10)
-    for request in (UNTRACED, LeftOut(7, "", "")):
-        streams.begin(request, Tally())
-        streams.end(request)
-    assert streams._timer is None
+    for span in (UNTRACED, NAMELESS, LeftOut(7, "", "")):
+        asked, tally = Asked(Deadline(), "", span, 0.0), Tally()
+        streams = LongStreams(10, lambda asked=asked, tally=tally: [(asked, tally)])
+        tally.count(25)
+        streams._look()
+        streams.end(asked, tally)
+        assert streams.asleep
+        assert not asked.events
+
+
+async def test_what_may_be_told_of_later_is_looked_at_and_gives_no_word() -> None:
+    asked, tally = Asked(Deadline(), "", RETOLD, 0.0), Tally()
+    streams = LongStreams(10, lambda: [(asked, tally)])
+    tally.count(25)
+    streams._look()
+    streams.end(asked, tally)
+    assert [name for name, _, _ in asked.events] == [TOKENS]
+    assert not asked.parts
+    streams._timer.cancel()

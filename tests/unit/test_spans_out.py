@@ -36,11 +36,11 @@ def leave_all_kinds(spans: Spans) -> None:
     """Send requests with everything that one can have."""
     for caller in (NOBODY, caller_of(f"00-{TRACE}-{CALLER}-01", "a=1,b=2"), Caller(1, 2, 1, remote=False)):
         with request(spans, caller) as sketch:
-            sketch.past("earlier", sketch.began - 1, sketch.began, lambda: {"s": "ß", "b": True, "i": -7, "f": 0.5})
+            about = {"s": "ß", "b": True, "i": -7, "f": 0.5}
+            sketch.note(("earlier", sketch.began - 1, sketch.began, lambda about=about: about, None))
             with sketch.stage("call", SpanKind.CLIENT, lambda: {"several": ["x", "y"], "none": ()}):
                 sketch.first_token(sketch.began + 1)
-            sketch.add_event("tick", {"n": 1 << 40})
-            sketch.add_event("tock")
+            sketch.events = [("tick", sketch.began, {"n": 1 << 40}), ("tock", sketch.began, {})]
     failing = request(spans)
     failing.fail(Unavailable("gone", reason="ENGINE_DEAD"))
     failing.end()

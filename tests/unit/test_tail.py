@@ -13,12 +13,12 @@ from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from mesh_wire.errors import Unavailable
 from mesh_wire.head import head_of
 from mesh_wire.sampling import BURST, Wanted
-from mesh_wire.sketches import MOST_EVENTS, MOST_SPANS, Sketch
+from mesh_wire.sketches import MOST_SPANS, Sketch
 from mesh_wire.stages import Stage
 from mesh_wire.tail import WAITING, WAITING_S, Tail
 from mesh_wire.telemetry import Telemetry, Tracing
 from mesh_wire.trace_context import LEFT_OUT_THERE, VENDOR, Verdict, caller_of, caller_of_start
-from mesh_wire.untraced import CLIENT, SERVER
+from mesh_wire.untraced import CLIENT, SERVER, nothing
 
 TRACE = 0x0AF7651916CD43DD8448EB211C80319C
 
@@ -213,18 +213,15 @@ def test_what_has_waited_too_long_is_let_go() -> None:
     assert not kept.parts
 
 
-def test_a_request_is_noted_with_so_many_spans_and_events_and_its_own_is_among_them() -> None:
+def test_a_request_is_noted_with_so_many_spans_and_its_own_is_among_them() -> None:
     kept = Kept()
     root = kept.begin()
     for number in range(3 * MOST_SPANS):
-        root.past("step", number, number + 1)
-    for _ in range(3 * MOST_EVENTS):
-        root.add_event("tick")
+        root.note(("step", number, number + 1, nothing, None))
     root.fail(GONE)
     root.end()
     assert len(kept.parts) == MOST_SPANS + 1
     assert root in kept.parts
-    assert len(root.events) == MOST_EVENTS
 
 
 def test_where_everything_fails_not_everything_is_kept() -> None:
@@ -267,7 +264,7 @@ def test_a_request_leaves_nothing_to_the_garbage_collector(fails: bool) -> None:
     try:
         root = kept.begin()
         weakref.finalize(about, gone.append, 1)
-        root.past("call", 0, 1, about)
+        root.note(("call", 0, 1, about, None))
         if fails:
             root.fail(GONE)
         root.end()
