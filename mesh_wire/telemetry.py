@@ -167,8 +167,7 @@ def exporting(
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
     from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-    from mesh_wire.otlp_out import Exporter
-    from mesh_wire.spans_out import Spans
+    from mesh_wire.spans_out import Exporter, Spans, Writer
 
     resource = Resource.create(
         {"service.name": env.get("OTEL_SERVICE_NAME", service), "service.instance.id": instance, **(attributes or {})}
@@ -177,9 +176,9 @@ def exporting(
     with ExitStack() as life:
         if spans_to:
             tracers = TracerProvider(resource=resource, shutdown_on_exit=False)  # reads what the environment says
-            processor = BatchSpanProcessor(Exporter(endpoint=spans_to))
+            processor = BatchSpanProcessor(Exporter(spans_to, Writer(resource, InstrumentationScope(SCOPE))))
             life.callback(processor.shutdown)
-            spans = Spans(resource, InstrumentationScope(SCOPE), processor.on_end)
+            spans = Spans(processor.on_end)
             kept = wanted(env)
             tail = Tail(kept, spans.export) if kept else None
             tracing = Tracing(head_of(tracers.sampler), spans, tail)
