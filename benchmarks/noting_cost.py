@@ -81,7 +81,7 @@ def routed(telemetry: Telemetry, caller: Caller = NOBODY) -> None:
         span.describe(asked.about)
         span.first_token(began)
     if span is RETOLD and telemetry.tail is not None:
-        asked.retell(telemetry.tail, caller, NAME, {**ABOUT, "expertmesh.request_id": "x"}, began, began)
+        asked.retell(telemetry.tail, caller, NAME, ABOUT, began, began)
 
 
 def waiting(telemetry: Telemetry) -> None:

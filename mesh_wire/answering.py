@@ -18,7 +18,6 @@ from mesh_wire.long_streams import LongStreams
 from mesh_wire.metrics import REFUSALS, failure_word
 from mesh_wire.outlets import Outlet, Tally
 from mesh_wire.resuming import name_of
-from mesh_wire.span_failure import LEFT
 from mesh_wire.telemetry import Telemetry
 from mesh_wire.trace_context import Caller
 from mesh_wire.untraced import RETOLD, SERVER, Attributes
@@ -119,7 +118,7 @@ class Answering:
                 if self.gate is not None and ticket is not None:
                     asked.deadline = self.gate.request(ticket, request, deadline)
                 span.set_attribute("expertmesh.request_id", request_id)
-                request.request_id = request_id
+                request.request_id = asked.request_id = request_id
                 try:
                     with self._allowances.place(who):
                         await self._in_time(request, asked, outlet)
@@ -128,7 +127,7 @@ class Answering:
                     span.describe(asked.about)
                     if not goes_on:
                         span.first_token(outlet.tally.first_at)
-            outcome = "OK"
+            outcome, asked.failure = "OK", None
         except MeshError as error:
             outcome, failure = error.code.name, failure_word(error)
             if asked is not None:
@@ -144,12 +143,7 @@ class Answering:
             instruments.in_flight.add(-1)
             self._measure(outlet, began, outcome, failure, first=not goes_on)
             if asked is not None and asked.span is RETOLD and (tail := self._telemetry.tail) is not None:
-                if outcome == "CANCELLED":
-                    asked.failure = LEFT
-                named = {**about, "expertmesh.request_id": request_id}
-                if asked.caller:
-                    named["expertmesh.caller"] = asked.caller
-                asked.retell(tail, parent, name, named, began, None if goes_on else outlet.tally.first_at)
+                asked.retell(tail, parent, name, about, began, None if goes_on else outlet.tally.first_at)
 
     def _under_way(self) -> list[tuple[Asked, Tally]]:
         return [(asked, tally) for _, asked, tally in self._running.values()]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from mesh_wire.deadlines import Deadline
 from mesh_wire.sketches import Sketch
-from mesh_wire.span_failure import Failure, failure_of
+from mesh_wire.span_failure import LEFT, Failure, failure_of
 from mesh_wire.tail import Tail
 from mesh_wire.trace_context import RANDOM, Caller
 from mesh_wire.untraced import RETOLD, SERVER, About, Attributes, Event, Past, PastCall, Untraced, nothing
@@ -19,7 +19,19 @@ from mesh_wire.untraced import RETOLD, SERVER, About, Attributes, Event, Past, P
 class Asked:
     """One request. All times are seconds of `time.monotonic`."""
 
-    __slots__ = ("about", "began", "caller", "deadline", "events", "failed", "failure", "note", "parts", "span")
+    __slots__ = (
+        "about",
+        "began",
+        "caller",
+        "deadline",
+        "events",
+        "failed",
+        "failure",
+        "note",
+        "parts",
+        "request_id",
+        "span",
+    )
 
     def __init__(self, deadline: Deadline, caller: str, span: Untraced, began: float) -> None:
         """Args:
@@ -30,9 +42,10 @@ class Asked:
         self.caller = caller
         self.span = span
         self.began = began
+        self.request_id = ""  # until it is named
         self.about: About = nothing  # the attributes of its span that answering adds
         self.events: Sequence[Event] = ()
-        self.failure: Failure | None = None
+        self.failure: Failure | None = LEFT  # until it ends otherwise
         self.failed = False  # any part of it, though it be made good
         self.parts: list[Past | PastCall] = []
         self.note: Callable[[Past | PastCall], None] = self.parts.append if span is RETOLD else span.note
@@ -48,7 +61,7 @@ class Asked:
         """Have it kept now that it has ended, though nobody noted it, if it is worth that.
 
         Args:
-            about: attributes of its span.
+            about: the first attributes of its span.
             began: when that began.
             first_at: when its first token came; None: it did not, or long ago.
         """
@@ -56,6 +69,8 @@ class Asked:
         first_s = None if first_at is None else first_at - began
         if not (why := tail.why(name, ended - began, first_s, self.failed)):
             return
+        named = {"expertmesh.caller": self.caller, "expertmesh.request_id": self.request_id}
+        about = {**about, **{key: value for key, value in named.items() if value}}
         sketch = Sketch(tail, 0, RANDOM, caller, name, SERVER, about)
         sketch.describe(self.about)
         sketch.stages += self.parts

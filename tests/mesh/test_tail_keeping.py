@@ -17,7 +17,7 @@ from mesh_wire.telemetry import Telemetry, exporting
 from support.asking import greedy
 from support.calls import failure, whole
 from support.engines import Failing, FakeEngine, ended
-from support.mesh import RunningRouter, running_mesh
+from support.mesh import RunningRouter, running_expert, running_mesh
 from support.otlp import Collector, collecting, telemetry_to
 from support.strategies import ByWord
 from support.waiting import eventually
@@ -40,6 +40,21 @@ class Patient(FakeEngine):
     async def _pieces(self, request: GenerateRequest, request_id: str) -> AsyncGenerator[Chunk | Ended, None]:
         if "slow" in request.prompt:
             await self.go.wait()
+        yield Chunk("word ", [7])
+        yield ended()
+
+
+class FirstFails(FakeEngine):
+    """Fails, if it is the first of several that is asked."""
+
+    def __init__(self, asked: list[str]) -> None:
+        super().__init__("general")
+        self._asked = asked
+
+    async def _pieces(self, request: GenerateRequest, request_id: str) -> AsyncGenerator[Chunk | Ended, None]:
+        self._asked.append(request_id)
+        if len(self._asked) == 1:
+            raise Unavailable("gone", reason="ENGINE_DEAD")
         yield Chunk("word ", [7])
         yield ended()
 
@@ -120,6 +135,48 @@ async def test_a_failure_s_trace_arrives_whole_from_both_services(collector: Col
     assert expert.parent_id == call.span_id
     assert expert.failed
     assert expert.events == ["gen_ai.first_token"]
+
+
+async def test_a_failure_that_another_replica_made_good_is_kept_with_both_attempts(collector: Collector) -> None:
+    asked: list[str] = []
+    async with left_out(collector, experts={"a": FirstFails(asked), "b": FirstFails(asked)}) as ours:
+        await whole(ours.mesh.inference.Generate(greedy("sum")))
+
+    assert parts(collector) == {"router": {SERVER, CALL, *ROUTING}, "expert": {START, *ENGINE}}
+    [root] = collector.named(SERVER)
+    assert not root.failed
+    assert (root.attributes["expertmesh.kept"], root.attributes["expertmesh.attempt"]) == ("error", 2)
+    first, second = sorted(collector.named(CALL), key=lambda span: span.start_ns)
+    assert (first.failed, second.failed) == (True, False)
+    assert (first.attributes["expertmesh.attempt"], second.attributes["expertmesh.attempt"]) == (1, 2)
+    assert {span.parent_id: span.failed for span in collector.named(START)} == {
+        first.span_id: True,
+        second.span_id: False,
+    }
+    assert len(collector.named("route.select")) == 2
+
+
+async def test_an_expert_that_is_asked_itself_decides_itself(collector: Collector) -> None:
+    engine = Failing(Unavailable("gone", reason="ENGINE_DEAD"), after_tokens=1)
+    with telemetry_to(collector, **NONE) as (_, telemetry):
+        async with running_expert(engine=engine, telemetry=telemetry) as expert:
+            await failure(expert.inference.Generate(greedy("sum")))
+
+    [root] = collector.spans
+    assert (root.name, root.failed, root.parent_id) == (SERVER, True, "")
+    assert root.attributes["expertmesh.kept"] == "error"
+    assert root.attributes["expertmesh.expert"] == "general"
+    assert root.attributes["expertmesh.request_id"]
+
+
+async def test_a_long_stream_that_fails_says_when_its_tokens_came(collector: Collector) -> None:
+    engine = Failing(Unavailable("gone", reason="ENGINE_DEAD"), after_tokens=300)
+    async with left_out(collector, experts={"a": engine}) as ours:
+        await failure(ours.mesh.inference.Generate(greedy("sum")))
+
+    for name in (SERVER, START):
+        [span] = collector.named(name)
+        assert span.events == ["gen_ai.first_token", "expertmesh.tokens"]
 
 
 async def test_of_many_the_slow_one_arrives_and_no_fast_one(collector: Collector) -> None:
