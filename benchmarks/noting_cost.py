@@ -1,19 +1,14 @@
 """What it costs to note a request for a trace, alone: no network, no router, no other work.
 
-One request's worth of calls as the router makes them, for each way of watching, and "the least": what anyone who wants
-the trace of a request afterwards does in Python, written down without a function call: ids, a clock read at each edge,
-one tuple for each stage, the header for the expert, and two looks at the recent past.
-
-The best of many turns counts: what a busy machine adds is left out. In a router the same calls cost about twice that,
-since a request's other work has had the processor's caches meanwhile.
+One request's worth of calls as the router makes them, for each way of watching. The best of many turns counts: what a
+busy machine adds is left out. In a router the same calls cost two or three times that, since a request's other work has
+had the processor's caches meanwhile.
 """
 
 import time
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 from itertools import count
-from random import getrandbits
 from typing import Annotated, Any
 
 import typer
@@ -91,27 +86,6 @@ def waiting(telemetry: Telemetry) -> None:
 
 NEVER = Deadline()
 KEYS = count()
-_TIMES: deque[float] = deque(maxlen=500)
-_FIRSTS: deque[float] = deque(maxlen=500)
-
-
-def least(now: Callable[[], float] = time.monotonic) -> None:
-    """Note one request with as little as can be."""
-    began = now()
-    trace_id, span_id = getrandbits(128), getrandbits(64)
-    if trace_id & 0xFFFFFFFFFFFFFFFF < 1:
-        return
-    admit = ("route.admit", began, now())
-    select = ("route.select", now(), now())
-    call_began, call_id = now(), getrandbits(64)
-    header = f"{call_id:016x}"
-    SessionStart(stream_id=1, traceparent=f"00-{trace_id:032x}-{header}-02", tracestate=f"expertmesh={header}")
-    stages = [admit, select, ("expert call", call_began, now(), call_id)]
-    took = now() - began
-    _TIMES.append(took)
-    _FIRSTS.append(took)
-    if took > 1e9 or took > 2e9:
-        print(span_id, stages)
 
 
 def us(do: Callable[[], None]) -> float:
@@ -139,7 +113,6 @@ def command(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON
         "left out, errors": partial(routed, traced(Wanted(errors=True))),
         "left out, errors and slowest": partial(routed, traced(Wanted(errors=True, slowest=True))),
         "the same, and somebody else decides": partial(waiting, traced(Wanted(errors=True, slowest=True))),
-        "the least in Python": least,
     }
     off = us(watched["off"])
     rows = [{"traces": name, "us": (found := us(do)), "beyond_off_us": found - off} for name, do in watched.items()]
