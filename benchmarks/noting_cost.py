@@ -62,6 +62,8 @@ def routed(telemetry: Telemetry, caller: Caller = NOBODY) -> None:
     began = time.monotonic()
     with telemetry.begin(NAME, SERVER, caller, ABOUT, retold=True) as span:
         asked = Asked(NEVER, "", span, time.monotonic())
+        if span is RETOLD and caller.will_tell:
+            telemetry.await_word(caller.key, asked)
         span.set_attribute("expertmesh.request_id", "x")
         asked.note(("route.admit", 1.0, 2.0, nothing, None))
         asked.note(("route.select", 2.0, 3.0, partial(about_nothing, span), None))
@@ -76,7 +78,7 @@ def routed(telemetry: Telemetry, caller: Caller = NOBODY) -> None:
         span.describe(asked.about)
         span.first_token(began)
     if span is RETOLD and telemetry.tail is not None:
-        asked.retell(telemetry.tail, caller, NAME, ABOUT, began, began)
+        asked.end(telemetry.tail, caller, NAME, ABOUT, began, began)
 
 
 def waiting(telemetry: Telemetry) -> None:

@@ -108,6 +108,8 @@ class Answering:
             with self._telemetry.begin(name, SERVER, parent, about, retold=True) as span:
                 # After the span's own start, which its stages must not precede.
                 asked = Asked(deadline, "", span, time.monotonic())
+                if span is RETOLD and parent.will_tell:
+                    self._telemetry.await_word(parent.key, asked)
                 validation.check(request)
                 validation.check_name(caller, "caller")
                 self.refuse_if_draining()
@@ -143,7 +145,7 @@ class Answering:
             instruments.in_flight.add(-1)
             self._measure(outlet, began, outcome, failure, first=not goes_on)
             if asked is not None and asked.span is RETOLD and (tail := self._telemetry.tail) is not None:
-                asked.retell(tail, parent, name, about, began, None if goes_on else outlet.tally.first_at)
+                asked.end(tail, parent, name, about, began, None if goes_on else outlet.tally.first_at)
 
     def _under_way(self) -> list[tuple[Asked, Tally]]:
         return [(asked, tally) for _, asked, tally in self._running.values()]

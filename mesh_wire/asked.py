@@ -7,12 +7,13 @@ else is noted as they go (their span is `RETOLD`), and only what is kept is made
 
 import time
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from mesh_wire.deadlines import Deadline
 from mesh_wire.sketches import Sketch
 from mesh_wire.span_failure import LEFT, Failure, failure_of
 from mesh_wire.tail import Tail
-from mesh_wire.trace_context import RANDOM, Caller
+from mesh_wire.trace_context import RANDOM, Caller, caller_of
 from mesh_wire.untraced import RETOLD, SERVER, About, Attributes, Event, Past, PastCall, Untraced, nothing
 
 
@@ -20,6 +21,8 @@ class Asked:
     """One request. All times are seconds of `time.monotonic`."""
 
     __slots__ = (
+        "_ending",
+        "_word",
         "about",
         "began",
         "caller",
@@ -45,6 +48,8 @@ class Asked:
         self.request_id = ""  # until it is named
         self.about: About = nothing  # the attributes of its span that answering adds
         self.events: Sequence[Event] = ()
+        self._word: Caller | None = None  # whose trace it is a part of, since the caller says that it is kept
+        self._ending: _Ending | None = None  # where word may still come
         self.failure: Failure | None = LEFT  # until it ends otherwise
         self.failed = False  # any part of it, though it be made good
         self.parts: list[Past | PastCall] = []
@@ -55,27 +60,63 @@ class Asked:
         self.failure = failure_of(error)
         self.failed = True
 
-    def retell(
+    def end(
         self, tail: Tail, caller: Caller, name: str, about: Attributes, began: float, first_at: float | None
     ) -> None:
-        """Have it kept now that it has ended, though nobody noted it, if it is worth that.
+        """Have it kept now that it has ended, if it is worth that, or the caller says so.
 
         Args:
-            about: the first attributes of its span.
+            name: of its span.
+            about: the first attributes of that.
             began: when that began.
             first_at: when its first token came; None: it did not, or long ago.
         """
         ended = time.monotonic()
-        first_s = None if first_at is None else first_at - began
-        if not (why := tail.why(name, ended - began, first_s, self.failed)):
+        if caller.will_tell:
+            self._ending = _Ending(tail, name, about, began, ended, first_at)
+            if self._word is None:
+                tail.awaited.ended(caller.key, self)
+            else:
+                self._retell(self._word, self._ending)
+                tail.awaited.forget(caller.key, self)
             return
-        named = {"expertmesh.caller": self.caller, "expertmesh.request_id": self.request_id}
+        first_s = None if first_at is None else first_at - began
+        if why := tail.why(name, ended - began, first_s, self.failed):
+            self._retell(caller, _Ending(tail, name, about, began, ended, first_at), why)
+
+    def told(self, traceparent: str) -> None:
+        """Be kept, as a part of the caller's trace, whose name this is: it says so."""
+        caller = caller_of(traceparent)
+        if self._word is not None or not caller.trace_id:
+            return
+        self._word = caller
+        if self._ending is not None:
+            self._retell(caller, self._ending)
+
+    def forgotten(self) -> None:
+        """Nothing is to be let go of."""
+
+    def _retell(self, caller: Caller, ending: "_Ending", why: str = "") -> None:
+        tail, name, about, began, ended, first_at = ending
+        named = {"expertmesh.caller": self.caller, "expertmesh.request_id": self.request_id, "expertmesh.kept": why}
         about = {**about, **{key: value for key, value in named.items() if value}}
-        sketch = Sketch(tail, 0, RANDOM, caller, name, SERVER, about)
+        flags = caller.flags & RANDOM if caller.trace_id else RANDOM
+        sketch = Sketch(tail, caller.trace_id, flags, caller, name, SERVER, about)
         sketch.describe(self.about)
         sketch.stages += self.parts
         sketch.events = self.events
         sketch.first_at = first_at
         sketch.failure = self.failure
         sketch.began, sketch.ended = began, ended
-        tail.keep(sketch, why)
+        sketch.keep()
+
+
+class _Ending(NamedTuple):
+    """What is known of a request once it has ended; see `Asked.end`."""
+
+    tail: Tail
+    name: str
+    about: Attributes
+    began: float
+    ended: float
+    first_at: float | None

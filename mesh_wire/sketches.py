@@ -15,7 +15,7 @@ from opentelemetry.trace import SpanKind
 
 from mesh_wire.span_failure import Failure, failure_of
 from mesh_wire.stages import Stage
-from mesh_wire.trace_context import FLAGS, RANDOM, VENDOR, WORD_FOLLOWS, Caller, Verdict
+from mesh_wire.trace_context import FLAGS, RANDOM, VENDOR, WORD_FOLLOWS, Caller, Verdict, caller_of
 from mesh_wire.untraced import INTERNAL, About, Attributes, Event, Past, PastCall, Untraced, Way, nothing
 
 MOST_SPANS = 64  # of one request in one process; what comes after them is not noted
@@ -150,12 +150,36 @@ class Sketch(Untraced):
             return traceparent, others
         return traceparent, f"{VENDOR}={span_hex},{others}" if others else f"{VENDOR}={span_hex}"
 
-    def belongs_to(self, caller: Caller) -> None:
-        """Take the caller's name, which came with its word."""
-        caller.key, caller.will_tell = self.caller.key, True
-        self.caller = caller
-        self._trace_id = caller.trace_id
-        self.flags = caller.flags & RANDOM
+    def told(self, traceparent: str) -> None:
+        """Be kept, because the caller says so; what has no name gets that which came with the word."""
+        if not self.caller.trace_id:
+            caller = caller_of(traceparent)
+            if not caller.trace_id:
+                return
+            caller.key, caller.will_tell = self.caller.key, True
+            self.caller = caller
+            self._trace_id = caller.trace_id
+            self.flags = caller.flags & RANDOM
+        self.keep()
+
+    def keep(self) -> None:
+        """Export what has ended, and tell those that were called. What ends later follows."""
+        if self.dropped or self.kept:
+            return
+        self.kept = True
+        if self.verdict is not None:
+            self.verdict.kept = True
+        for stage in self.take():
+            self.keeper.export(self, stage)
+        if self.ended:
+            self.keeper.export(self, self)
+        calls, self.calls = self.calls, []
+        for part, way, stream_id in calls:
+            way.keep(part.headers()[0], stream_id)
+
+    def forgotten(self) -> None:
+        if not self.kept:
+            self.drop()
 
     def stage(self, name: str, kind: SpanKind = INTERNAL, about: About = nothing) -> Stage:
         return Stage(self, name, kind, about)

@@ -14,6 +14,7 @@ from random import getrandbits
 from opentelemetry import metrics
 from opentelemetry.trace import SpanKind
 
+from mesh_wire.awaiting import Awaiting
 from mesh_wire.head import Head, head_of
 from mesh_wire.long_streams import stride_of
 from mesh_wire.metrics import Labels, Values, instruments_of, observed
@@ -70,8 +71,8 @@ class Telemetry:
         Args:
             about: attributes, which nobody changes any more.
             tells: whether those who are called can get word of what becomes of the trace; see `tail`.
-            retold: whether it can be told of when it has ended; if so, and if nobody outside has a part in it, nothing
-                need be noted, and `RETOLD` is returned.
+            retold: whether it can be told of when it has ended; if so, and if its trace has no name that others know,
+                nothing need be noted, and `RETOLD` is returned.
         """
         tracing = self._tracing
         if tracing is None:
@@ -92,13 +93,13 @@ class Telemetry:
                 return NAMELESS
             trace_id = trace_id or getrandbits(128) or 1
             return LeftOut(trace_id, traceparent_of(trace_id, getrandbits(64) or 1, flags), caller.tracestate)
-        if retold and not trace_id and not caller.will_tell:
+        if retold and not trace_id:
             return RETOLD
         sketch = Sketch(tracing.tail, trace_id, flags, caller, name, kind, about)
         if not tells:
             sketch.tells = False
         if caller.will_tell:
-            tracing.tail.begun(sketch)
+            tracing.tail.awaited.begun(caller.key, sketch)
         return sketch
 
     def observe_seconds(self, name: str, description: str, value: Callable[[], float | None]) -> None:
@@ -121,10 +122,15 @@ class Telemetry:
         """Export likewise what only ever grows."""
         self.meter.create_observable_counter(name, [observed(values)], unit=unit, description=description)
 
-    def keep(self, key: Hashable, traceparent: str) -> None:
-        """Keep a trace, because a caller says so; see `Tail.told`."""
+    def await_word(self, key: Hashable, one: Awaiting) -> None:
+        """Have a request told whether its caller keeps its trace."""
         if self.tail is not None:
-            self.tail.told(key, traceparent)
+            self.tail.awaited.begun(key, one)
+
+    def keep(self, key: Hashable, traceparent: str) -> None:
+        """Keep a trace, because a caller says so."""
+        if self.tail is not None:
+            self.tail.awaited.told(key, traceparent)
 
 
 @contextmanager

@@ -183,7 +183,7 @@ async def test_of_many_the_slow_one_arrives_and_no_fast_one(collector: Collector
     async with left_out(collector, experts={"a": Patient()}) as ours:
         await slow_one(ours, lambda prompt: whole(ours.mesh.inference.Generate(greedy(prompt))))
         assert ours.router.tail is not None
-        assert ours.router.tail.held == 0
+        assert ours.router.tail.awaited.held == 0
 
     assert parts(collector)["expert"] == {START, *ENGINE}
     [root] = collector.named(SERVER)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from expertmesh_client import AsyncClient
-from mesh_wire import long_streams, sampling, sketches, tail
+from mesh_wire import awaiting, long_streams, sampling, sketches, tail
 from mesh_wire.telemetry import exporting
 from support.asking import greedy
 from support.engines import ByHand
@@ -54,7 +54,7 @@ async def test_the_guide_has_every_span_of_a_request_with_its_kind_and_every_eve
 
 
 def test_the_guide_s_bounds_and_settings_are_those_of_the_code() -> None:
-    assert f"{tail.WAITING:,}, {tail.WAITING_S:g} s" in GUIDE
+    assert f"{awaiting.WAITING:,}, {awaiting.WAITING_S:g} s" in GUIDE
     assert f"| {sketches.MOST_SPANS} |" in GUIDE
     assert f"{sampling.PER_S:g} a second, {sampling.BURST:g} at once" in GUIDE
     assert f"of the {sampling.RECENT} before it, of its kind" in GUIDE

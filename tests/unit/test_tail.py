@@ -10,12 +10,13 @@ import pytest
 from opentelemetry.metrics import NoOpMeter
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 
+from mesh_wire.awaiting import WAITING, WAITING_S
 from mesh_wire.errors import Unavailable
 from mesh_wire.head import head_of
 from mesh_wire.sampling import BURST, Wanted
 from mesh_wire.sketches import MOST_SPANS, Sketch
 from mesh_wire.stages import Stage
-from mesh_wire.tail import WAITING, WAITING_S, Tail
+from mesh_wire.tail import Tail
 from mesh_wire.telemetry import Telemetry, Tracing
 from mesh_wire.trace_context import LEFT_OUT_THERE, VENDOR, Verdict, caller_of, caller_of_start
 from mesh_wire.untraced import CLIENT, SERVER, nothing
@@ -42,7 +43,7 @@ class Kept:
         caller = caller_of(traceparent, tracestate, verdict)
         sketch = Sketch(self.tail, TRACE, 0, caller, name, SERVER, {})
         if caller.will_tell:
-            self.tail.begun(sketch)
+            self.tail.awaited.begun(caller.key, sketch)
         return sketch
 
 
@@ -77,10 +78,10 @@ def test_who_is_called_with_a_mark_waits_for_word_and_passes_it_on() -> None:
         raise GONE
     sketch.end()
     assert (kept.parts, told.kept) == ([], [])  # though it failed: it is not this process's to say
-    kept.tail.told(header, header)
+    kept.tail.awaited.told(header, header)
     assert kept.parts == [child, sketch]
     assert told.kept == [(given, 0)]
-    kept.tail.told(header, header)
+    kept.tail.awaited.told(header, header)
     assert len(kept.parts) == 2
 
 
@@ -88,7 +89,7 @@ def test_word_that_comes_before_the_end_is_remembered() -> None:
     kept, told = Kept(), Told()
     header, mark = marked(5)
     sketch = kept.begin(header, mark)
-    kept.tail.told(header, header)
+    kept.tail.awaited.told(header, header)
     given, _ = sketch.given_to(told)
     sketch.end()
     assert kept.parts == [sketch]
@@ -103,7 +104,7 @@ def test_what_has_no_name_yet_is_told_by_its_stream_and_gets_the_name_that_its_t
         raise GONE
     assert start == ("?", "")
     waits = Sketch(below.tail, 7, 0, caller_of_start(*start, ("a session", 3)), "request", SERVER, {})
-    below.tail.begun(waits)
+    below.tail.awaited.begun(waits.caller.key, waits)
     further = Told()
     waits.started_at(further, 9)
     waits.end()
@@ -113,30 +114,30 @@ def test_what_has_no_name_yet_is_told_by_its_stream_and_gets_the_name_that_its_t
     assert traceparent == call.headers()[0]
     assert stream_id == 3
     for key, name in ((("another", 3), traceparent), (("a session", 3), "nonsense")):
-        below.tail.told(key, name)
+        below.tail.awaited.told(key, name)
         assert not below.parts
-    below.tail.told(("a session", 3), traceparent)
+    below.tail.awaited.told(("a session", 3), traceparent)
     assert below.parts == [waits]
     assert waits.trace_id == TRACE
     assert waits.caller.span_id == call.span_id
     assert further.kept == [(waits.headers()[0], 9)]
-    below.tail.told(("a session", 3), traceparent)
+    below.tail.awaited.told(("a session", 3), traceparent)
     assert len(below.parts) == 1
 
 
 def test_word_may_come_while_the_nameless_runs_and_what_it_then_calls_gets_the_name() -> None:
     kept, told = Kept(), Told()
     sketch = Sketch(kept.tail, 7, 0, caller_of_start("?", "", 1), "request", SERVER, {})
-    kept.tail.begun(sketch)
+    kept.tail.awaited.begun(1, sketch)
     header, _ = marked(5)
-    kept.tail.told(1, header)
+    kept.tail.awaited.told(1, header)
     given, mark = sketch.started_at(told, 4)
     assert given.startswith(f"00-{TRACE:032x}-")
     assert mark
     assert told.kept == [(given, 0)]
     sketch.end()
     assert kept.parts == [sketch]
-    assert not kept.tail._told_by
+    assert not kept.tail.awaited._by_key
 
 
 @pytest.mark.parametrize("mark", ["", f"{VENDOR}=00000000000000bb", f"{VENDOR}=x"])
@@ -167,7 +168,7 @@ def test_two_requests_of_one_caller_s_span_are_both_kept() -> None:
     header, mark = marked(5)
     first, second = kept.begin(header, mark), kept.begin(header, mark)
     first.end()
-    kept.tail.told(header, header)
+    kept.tail.awaited.told(header, header)
     second.end()
     assert kept.parts == [first, second]
 
@@ -184,7 +185,7 @@ def test_those_who_answer_learn_that_it_is_kept() -> None:
 def test_word_of_what_is_not_known_is_passed_over() -> None:
     kept = Kept()
     for header in ("", "nonsense", f"00-{TRACE:032x}-0000000000000005-00", f"00-{TRACE:032x}-0000000000000005-01"):
-        kept.tail.told(header, header)
+        kept.tail.awaited.told(header, header)
     assert kept.parts == []
 
 
@@ -195,11 +196,11 @@ def test_a_flood_of_requests_whose_word_never_comes_is_bounded_and_the_latest_ar
     kept = Kept()
     for caller in range(1, 3 * WAITING + 1):
         kept.begin(*marked(caller)).end()
-    assert kept.tail.held == WAITING
-    assert len(kept.tail._told_by) == WAITING
-    kept.tail.told(marked(1)[0], marked(1)[0])
+    assert kept.tail.awaited.held == WAITING
+    assert len(kept.tail.awaited._by_key) == WAITING
+    kept.tail.awaited.told(marked(1)[0], marked(1)[0])
     assert not kept.parts
-    kept.tail.told(marked(3 * WAITING)[0], marked(3 * WAITING)[0])
+    kept.tail.awaited.told(marked(3 * WAITING)[0], marked(3 * WAITING)[0])
     assert len(kept.parts) == 1
 
 
@@ -208,8 +209,8 @@ def test_what_has_waited_too_long_is_let_go() -> None:
     kept.begin(*marked(1)).end()
     kept.now = WAITING_S + 1
     kept.begin(*marked(2)).end()
-    assert kept.tail.held == 1
-    kept.tail.told(marked(1)[0], marked(1)[0])
+    assert kept.tail.awaited.held == 1
+    kept.tail.awaited.told(marked(1)[0], marked(1)[0])
     assert not kept.parts
 
 
@@ -231,7 +232,7 @@ def test_where_everything_fails_not_everything_is_kept() -> None:
         sketch.fail(GONE)
         sketch.end()
     assert len(kept.parts) == BURST
-    assert kept.tail.held == 0
+    assert kept.tail.awaited.held == 0
 
 
 def test_nothing_stays_of_what_is_dropped() -> None:
@@ -241,7 +242,7 @@ def test_nothing_stays_of_what_is_dropped() -> None:
         root.given_to(Told())
         root.end()
     root.given_to(Told())
-    assert kept.tail.held == 0
+    assert kept.tail.awaited.held == 0
     assert (root.stages, root.calls, kept.parts) == ([], [], [])
 
 
