@@ -22,6 +22,7 @@ from mesh_wire.sketches import Sketch
 from mesh_wire.span_failure import Failure
 from mesh_wire.stages import Stage
 from mesh_wire.trace_context import SAMPLED
+from mesh_wire.untraced import NONE, Attributes
 
 log = logging.getLogger(__name__)
 
@@ -33,19 +34,56 @@ _HAS_REMOTE = SpanFlags.SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK
 _REMOTE = _HAS_REMOTE | SpanFlags.SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK
 
 
-class Leaving:
-    """A span on its way to the exporter, which is all that sees it but for the SDK's processor."""
+Event = tuple[str, int, Attributes]  # name, ns since the epoch, attributes
 
-    __slots__ = ("part", "request_span_id", "sketch", "span_id", "trace_id")
+
+class Leaving:
+    """A span on its way to the exporter, which is all that sees it but for the SDK's processor.
+
+    It waits there for seconds, so it holds plain values: what a request still refers to at its end keeps the messages
+    alive that it came in, each in memory of its own, and those that come next find none that the processor's caches
+    know. That made every request dearer by 3 %, with one in a hundred sampled.
+    """
+
+    __slots__ = (
+        "attributes",
+        "end_ns",
+        "events",
+        "failure",
+        "kind",
+        "name",
+        "parent_id",
+        "parent_is_remote",
+        "span_id",
+        "start_ns",
+        "trace_id",
+        "tracestate",
+    )
     context = SpanContext(1, 1, False, TraceFlags(SAMPLED))  # what the processor looks at: whether it is sampled
 
     def __init__(self, sketch: Sketch, part: Sketch | Stage) -> None:
-        self.sketch = sketch
-        self.part = part
-        # Ids are made when they are first asked for; never by two threads.
+        caller, epoch_ns = sketch.caller, sketch.epoch()
         self.trace_id = sketch.trace_id
-        self.request_span_id = sketch.span_id
         self.span_id = part.span_id
+        self.name = part.name
+        self.kind = part.kind
+        self.start_ns = int(part.began * 1e9) + epoch_ns
+        self.end_ns = int(part.ended * 1e9) + epoch_ns
+        self.tracestate = caller.tracestate
+        self.failure = part.failure
+        self.events: list[Event] = []
+        self.parent_is_remote = False
+        if isinstance(part, Stage):
+            self.parent_id = sketch.span_id  # 0: it has none
+            attributes: Mapping[str, Any] = part.about()
+        else:
+            self.parent_id = caller.span_id
+            self.parent_is_remote = bool(caller.span_id) and caller.remote
+            attributes = part.attributes
+            if part.first_at is not None:
+                self.events.append((FIRST_TOKEN, int(part.first_at * 1e9) + epoch_ns, NONE))
+            self.events += [(name, int(at * 1e9) + epoch_ns, about) for name, at, about in part.events]
+        self.attributes: Mapping[str, Any] = {**attributes, **_ending(part.kind, part.failure)}
 
 
 class Spans:
@@ -56,7 +94,7 @@ class Spans:
         self._send = send
 
     def export(self, sketch: Sketch, part: Sketch | Stage) -> None:
-        """Send a part of a request, or itself. It is over, so nothing of it changes until it is written."""
+        """Send a part of a request, or itself."""
         self._send(Leaving(sketch, part))
 
     def ended(self, sketch: Sketch) -> None:
@@ -89,42 +127,31 @@ class Writer:
         return request
 
     def _write(self, span: Leaving, to: Span) -> None:
-        sketch, part = span.sketch, span.part
-        caller, epoch_ns = sketch.caller, sketch.epoch()
         to.trace_id = span.trace_id.to_bytes(16, "big")
         to.span_id = span.span_id.to_bytes(8, "big")
-        to.name = part.name
-        to.kind = _KINDS[part.kind]
-        to.start_time_unix_nano = int(part.began * 1e9) + epoch_ns
-        to.end_time_unix_nano = int(part.ended * 1e9) + epoch_ns
-        to.flags = _HAS_REMOTE
-        if caller.tracestate:
-            to.trace_state = caller.tracestate
-        if isinstance(part, Stage):
-            to.parent_span_id = span.request_span_id.to_bytes(8, "big")
-            attributes: Mapping[str, Any] = part.about()
-        else:
-            attributes = part.attributes
-            if caller.trace_id:
-                to.parent_span_id = caller.span_id.to_bytes(8, "big")
-                if caller.remote:
-                    to.flags = _REMOTE
-            if part.first_at is not None:
-                to.events.add(name=FIRST_TOKEN, time_unix_nano=int(part.first_at * 1e9) + epoch_ns)
-            for name, at, about in part.events:
-                _write_all(about, to.events.add(name=name, time_unix_nano=int(at * 1e9) + epoch_ns).attributes)
-        _write_all(self._bounded({**attributes, **_ending(part.kind, part.failure)}), to.attributes)
+        to.name = span.name
+        to.kind = _KINDS[span.kind]
+        to.start_time_unix_nano = span.start_ns
+        to.end_time_unix_nano = span.end_ns
+        to.flags = _REMOTE if span.parent_is_remote else _HAS_REMOTE
+        if span.tracestate:
+            to.trace_state = span.tracestate
+        if span.parent_id:
+            to.parent_span_id = span.parent_id.to_bytes(8, "big")
+        for name, at_ns, about in span.events:
+            _write_all(about, to.events.add(name=name, time_unix_nano=at_ns).attributes)
+        _write_all(self._bounded(span.attributes), to.attributes)
         to.status.SetInParent()  # though it be unset
-        if part.failure is not None and part.failure.is_fault:
+        if span.failure is not None and span.failure.is_fault:
             to.status.code = Status.STATUS_CODE_ERROR
-            if part.failure.message:
-                to.status.message = part.failure.message
+            if span.failure.message:
+                to.status.message = span.failure.message
 
-    def _bounded(self, attributes: dict[str, Any]) -> Mapping[str, Any]:
+    def _bounded(self, attributes: Mapping[str, Any]) -> Mapping[str, Any]:
         """Keep to `OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT` and its like. Without them ours are few, and as they should be."""
         if self._longest is None and (self._most is None or len(attributes) <= self._most):
             return attributes
-        return BoundedAttributes(self._most, attributes, immutable=True, max_value_len=self._longest)
+        return BoundedAttributes(self._most, dict(attributes), immutable=True, max_value_len=self._longest)
 
 
 class Exporter(OTLPSpanExporter):

@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 from expertmesh.v1.generation_pb2 import (
-    Finished,
     GenerateRequest,
     RouteChosen,
     StageTimings,
@@ -287,7 +286,9 @@ class RouterAnswers:
             if asked.span is RETOLD:
                 asked.note(("expert call", began, time.monotonic(), about, failure, delivered.way, delivered.stream_id))
         if (ended := course.ended) is not None:
-            asked.about = partial(_answered, course.decision, course.chosen, ended)
+            usage = ended.usage  # of which only the numbers are kept: it holds the whole message that it came in
+            counted = usage.prompt_tokens, usage.completion_tokens, ended.resumed
+            asked.about = partial(_answered, course.decision, course.chosen, counted)
 
 
 def _classified(strategy: Strategy) -> Attributes:
@@ -312,13 +313,14 @@ def _called(decision: Decision, attempt: int, resumed_tokens: int) -> Attributes
     }
 
 
-def _answered(decision: Decision, chosen: RouteChosen, ended: Finished) -> Attributes:
+def _answered(decision: Decision, chosen: RouteChosen, counted: tuple[int, int, int]) -> Attributes:
+    prompt_tokens, completion_tokens, resumed = counted
     return {
         **_decided(decision, chosen),
         "expertmesh.replica": chosen.replica,
-        "gen_ai.usage.input_tokens": ended.usage.prompt_tokens,
-        "gen_ai.usage.output_tokens": ended.usage.completion_tokens,
-        "expertmesh.resumed": ended.resumed,
+        "gen_ai.usage.input_tokens": prompt_tokens,
+        "gen_ai.usage.output_tokens": completion_tokens,
+        "expertmesh.resumed": resumed,
     }
 
 
