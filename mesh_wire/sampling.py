@@ -4,6 +4,7 @@ import heapq
 import logging
 import math
 import os
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -62,8 +63,8 @@ class Pace:
     __slots__ = ("_first_s", "_limit_first_s", "_limit_took_s", "_took_s", "_until")
 
     def __init__(self) -> None:
-        self._took_s: list[float] = []  # of the requests since the limits were taken
-        self._first_s: list[float] = []
+        self._took_s = array("d")  # of the requests since the limits were taken; numbers, and no objects that stay
+        self._first_s = array("d")
         self._limit_took_s = self._limit_first_s = math.inf
         self._until = FEWEST  # requests after which they are taken anew
 
@@ -76,8 +77,8 @@ class Pace:
             self._first_s.append(first_s)
         if len(self._took_s) == self._until:
             self._until = RECENT
-            self._limit_took_s, self._took_s = _limit(self._took_s), []
-            self._limit_first_s, self._first_s = _limit(self._first_s), []
+            self._limit_took_s, self._limit_first_s = _limit(self._took_s), _limit(self._first_s)
+            del self._took_s[:], self._first_s[:]
         return is_slow
 
 
