@@ -18,4 +18,5 @@ def open_engine(section: ExpertSection) -> AbstractAsyncContextManager[Engine]:
         return open_simulated_engine(list(section.serves), section.simulated)
     from expert_svc.vllm_engine import VllmSettings, open_vllm_engine
 
-    return open_vllm_engine(VllmSettings(serves=section.serves, engine_args=section.vllm or {}))
+    settings = VllmSettings(serves=section.serves, engine_args=section.vllm or {}, environment=section.environment)
+    return open_vllm_engine(settings)

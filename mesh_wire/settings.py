@@ -30,6 +30,7 @@ Address = Annotated[str, AfterValidator(_address)]
 Target = Annotated[str, AfterValidator(_target)]
 Seconds = Annotated[float, Field(ge=0)]
 Text = Annotated[str, Field(min_length=1)]
+Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -114,6 +115,7 @@ class ExpertSection(ServerSection):
     serves: dict[Name, Path | None] = Field(min_length=1)  # expert -> LoRA adapter's folder; nothing: the base model
     variants: dict[Name, Name] = Field(default={})  # expert -> lower precision in which it is served here: a twin
     vllm: dict[str, Any] | None = None  # vLLM's engine arguments by vLLM's names, passed on and checked by vLLM
+    environment: dict[Variable, str] = Field(default={})  # set before vLLM is: which GPU or cores are this engine's
     simulated: Simulation | None = None  # in place of `vllm`: a simulated engine
     max_in_flight: Count = 128  # requests let in at once, running and waiting; more get EXPERT_BUSY
     queue: Count = 12  # requests that may wait for a place in the engine; more get EXPERT_BUSY

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,6 +34,7 @@ class Engine:
     serves: Mapping[str, str | None]  # expert -> adapter's folder; None: the model itself
     profile: str = ""  # of `profiles`, for a simulated one
     vllm: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +67,7 @@ class Configuration:
         """Return all that a result depends on, as JSON's types, and nothing of how it is presented."""
         told: dict[str, Any] = {name: getattr(self, name) for name in MATTERS}
         told["engines"] = [
-            asdict(engine)
+            {name: value for name, value in asdict(engine).items() if value or name != "environment"}
             | ({"simulated": load(engine.profile).simulation.model_dump(mode="json")} if engine.profile else {})
             for engine in self.engines
         ]
@@ -171,8 +172,12 @@ def real() -> list[Configuration]:
 
     alone = [Engine(name="alone", serves={"general": None}, vllm=bf16)]
     one = [Engine(name="one", serves={"general": None, **adapters}, vllm=bf16)]
-    two = [Engine(name=f"half-{at}", serves=serves, vllm=bf16) for at, serves in enumerate(halves)]
-    lower = [Engine(name=each.name, serves=each.serves, vllm=int8) for each in two]
+    # A core for each: left alone, both take both, and each waits for threads that the other keeps from running.
+    two = [
+        Engine(name=f"half-{at}", serves=serves, vllm=bf16, environment={"VLLM_CPU_OMP_THREADS_BIND": str(at)})
+        for at, serves in enumerate(halves)
+    ]
+    lower = [replace(each, vllm=int8) for each in two]
     three = [Engine(name="tp", serves={"general": None}, vllm={**bf16, "tensor_parallel_size": 3})]
     parallel = {
         "role": "baseline",

@@ -29,7 +29,7 @@ def mesh_file(configuration: Configuration) -> dict[str, Any]:
             simulation = load(engine.profile).simulation.model_copy(update={"speed": configuration.speed})
             section["simulated"] = simulation.model_dump(mode="json", exclude_defaults=True)
         else:
-            section["vllm"] = dict(engine.vllm)
+            section |= {"vllm": dict(engine.vllm), "environment": dict(engine.environment)}
         experts.append(section | {"max_in_flight": PLENTY, "max_wait_s": PLENTY, "drain_grace_s": 0})
     return {
         "router": {

@@ -36,6 +36,7 @@ class VllmSettings:
 
     serves: Mapping[str, Path | None]  # expert -> folder of its LoRA adapter; None: the base model itself
     engine_args: Mapping[str, Any] = field(default_factory=dict)  # of vLLM's AsyncEngineArgs, by vLLM's own names
+    environment: Mapping[str, str] = field(default_factory=dict)  # of the engine's processes, over what there is
     log_level: str = "WARNING"  # of vLLM's own log lines, which go to standard error
 
 
@@ -49,6 +50,7 @@ async def open_vllm_engine(settings: VllmSettings) -> "AsyncIterator[VllmEngine]
     Raises:
         EngineFailed: it cannot start.
     """
+    os.environ.update(settings.environment)
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("VLLM_LOGGING_LEVEL", settings.log_level)

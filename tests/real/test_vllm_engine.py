@@ -2,10 +2,12 @@
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from pathlib import Path
 
+import psutil
 import pytest
 import pytest_asyncio
 
@@ -38,8 +40,17 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def engine(adapter: Path) -> AsyncIterator[Engine]:
-    async with open_vllm_engine(VllmSettings(serves={"general": None, "odd": adapter}, engine_args=SMALL)) as engine:
+    settings = VllmSettings(
+        serves={"general": None, "odd": adapter}, engine_args=SMALL, environment={"EXPERTMESH_OF_THIS_ENGINE": "yes"}
+    )
+    async with open_vllm_engine(settings) as engine:
         yield engine
+    del os.environ["EXPERTMESH_OF_THIS_ENGINE"]
+
+
+async def test_its_processes_have_the_environment_that_is_its_own(engine: Engine) -> None:
+    family = psutil.Process().children(recursive=True)
+    assert any(child.environ().get("EXPERTMESH_OF_THIS_ENGINE") == "yes" for child in family)
 
 
 class TestAsAnEngine(EngineContract):

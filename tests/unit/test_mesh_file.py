@@ -93,6 +93,15 @@ def test_a_model_that_is_a_folder_is_found_and_another_is_left_to_the_engine(fol
     }
 
 
+def test_an_expert_may_have_variables_of_its_own(folder: Folder) -> None:
+    vllm = "vllm: {model: models/small, dtype: bfloat16}"
+    folder.write(GOOD.replace(vllm, f"{vllm}\n        environment: {{CUDA_VISIBLE_DEVICES: '3'}}"))
+    assert read(folder.file, {}).experts[0].environment == {"CUDA_VISIBLE_DEVICES": "3"}
+    assert read(folder.file, {}, simulated=True).experts[0].simulated
+    [mistake] = folder.mistakes(GOOD.replace(vllm, f"{vllm}\n        environment: {{NOT A NAME: '3'}}"))
+    assert "environment" in mistake
+
+
 def test_simulated_engines_take_the_place_of_real_ones(folder: Folder) -> None:
     folder.write(GOOD)
 
