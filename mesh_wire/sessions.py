@@ -23,7 +23,7 @@ class Session:
             MeshError: it may not be opened.
         """
         self.outbox = SessionOutbox()
-        self._name: Hashable = name or self
+        self._name: Hashable = name or object()
         self._answering = answering
         self._traced = traced
         self._open: dict[int, tuple[asyncio.Task[None], SessionOutlet]] = {}
