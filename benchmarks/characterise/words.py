@@ -19,9 +19,9 @@ OF_KIND = {
     ),
     "real": (
         "Real engines and real weights: SmolLM2 135M with adapters of this repository, answers of eight tokens, no two "
-        "prompts alike at their beginning. All engines share this machine's two cores, so engines are not added "
-        "hardware here as GPUs would be: a second engine adds less than on a node. Tensor parallel 3 has three workers "
-        "on those two cores. Carried is a load with a p95 to first token within 10 s."
+        "prompts alike at their beginning. All engines share this machine's two cores, of two engines each has one, so "
+        "engines are not added hardware here as GPUs would be: a second engine adds less than on a node. Tensor "
+        "parallel 3 has three workers on those two cores. Carried is a load with a p95 to first token within 10 s."
     ),
 }
 P1 = "Above: where a routed answer's time goes beside the engine, p50 by the clock. Below: routed and direct."
