@@ -24,7 +24,7 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks.report import median, percentile, show
-from benchmarks.selection_fleet import EXPERTS, fleet_of, free_port, router_of, written
+from benchmarks.selection_fleet import fleet_of, router_of, simulated_engines, written
 from expertmesh_client import AsyncClient
 from expertmesh_client.load.plan import Asks, Job
 from mesh_wire.errors import MeshError
@@ -116,30 +116,16 @@ class Changes:
         manifest.write_bytes(manifest.read_bytes()[:500])
 
     async def _watched(self, good: bool, change: Callable[[], None]) -> None:
-        before = (await self._client.experts()).generation
+        before = (await self._client.simulated_engines(2, PROFILE)).generation
         began = perf_counter()
         change()
 
         async def done() -> bool:
-            fleet = await self._client.experts()
+            fleet = await self._client.simulated_engines(2, PROFILE)
             return fleet.generation > before if good else bool(fleet.not_taken)
 
         await _until(done)
         self._seen.changes.append(("taken" if good else "refused", began, perf_counter()))
-
-
-def experts() -> list[dict[str, Any]]:
-    """Return the sections of two engines that serve every expert each."""
-    return [
-        {
-            "name": f"engine-{number}",
-            "listen": f"127.0.0.1:{free_port()}",
-            "serves": dict.fromkeys(EXPERTS),
-            "simulated": PROFILE.model_dump(exclude_defaults=True),
-            "drain_grace_s": 0,
-        }
-        for number in range(2)
-    ]
 
 
 async def _until(done: Callable[[], Awaitable[bool]]) -> None:
@@ -158,7 +144,7 @@ async def measure(strategy: str, rate: float, seconds: float) -> tuple[Seen, flo
         for part in ("lexical", "encoder"):  # that a cascade names, beside itself
             if part != strategy:
                 (folder / part).symlink_to(ROOT / "models/router" / part)
-        sections = experts()
+        sections = simulated_engines(2, PROFILE)
         settings = {"strategy": strategy, "artefact": str(artefact), "threshold": 0.4}
         async with (
             fleet_of(sections, folder),

@@ -152,3 +152,17 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def simulated_engines(many: int, profile: Simulation) -> list[dict[str, Any]]:
+    """Return the sections of engines that serve every expert each."""
+    return [
+        {
+            "name": f"engine-{number}",
+            "listen": f"127.0.0.1:{free_port()}",
+            "serves": dict.fromkeys(EXPERTS),
+            "simulated": profile.model_dump(exclude_defaults=True),
+            "drain_grace_s": 0,
+        }
+        for number in range(many)
+    ]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from mesh_wire.deadlines import Deadline
-from mesh_wire.sketches import Sketch
+from mesh_wire.sketches import MOST_SPANS, Sketch
 from mesh_wire.span_failure import LEFT, Failure, failure_of
 from mesh_wire.tail import Tail
 from mesh_wire.trace_context import RANDOM, Caller, caller_of
@@ -80,8 +80,7 @@ class Asked:
                 self._retell(self._word, self._ending)
                 tail.awaited.forget(caller.key, self)
             return
-        first_s = None if first_at is None else first_at - began
-        if why := tail.why(name, ended - began, first_s, self.failed):
+        if why := tail.why(name, began, ended, first_at, self.failed):
             self._retell(caller, _Ending(tail, name, about, began, ended, first_at), why)
 
     def told(self, traceparent: str) -> None:
@@ -103,7 +102,7 @@ class Asked:
         flags = caller.flags & RANDOM if caller.trace_id else RANDOM
         sketch = Sketch(tail, caller.trace_id, flags, caller, name, SERVER, about)
         sketch.describe(self.about)
-        sketch.stages += self.parts
+        sketch.stages += self.parts[:MOST_SPANS]
         sketch.events = self.events
         sketch.first_at = first_at
         sketch.failure = self.failure

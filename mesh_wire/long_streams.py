@@ -24,6 +24,7 @@ from mesh_wire.untraced import Event
 log = logging.getLogger(__name__)
 
 STRIDE = 256  # tokens
+MOST_EVENTS = 128  # of one span, as the SDK has it by default
 STRIDES_ALIKE = 8  # events after which the stride doubles
 LOOK_EVERY_S = 1.0
 FIRST_PROGRESS_S, LONGEST_PAUSE_S = 5.0, 300.0
@@ -87,7 +88,7 @@ class Watched:
     def mark(self) -> None:
         """Note an event, if one is due."""
         tokens = self._tally.tokens
-        if self._marks.reached(tokens):
+        if self._marks.reached(tokens) and len(self.events) < MOST_EVENTS:
             self.events.append((TOKENS, time.monotonic(), {SO_FAR: tokens}))
 
     def _tell(self, span: Sketch, now: float) -> None:

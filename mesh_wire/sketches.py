@@ -14,9 +14,9 @@ from typing import Any, Protocol
 from opentelemetry.trace import SpanKind
 
 from mesh_wire.span_failure import Failure, failure_of
-from mesh_wire.stages import Stage
-from mesh_wire.trace_context import FLAGS, RANDOM, VENDOR, WORD_FOLLOWS, Caller, Verdict, caller_of
-from mesh_wire.untraced import INTERNAL, About, Attributes, Event, Past, PastCall, Untraced, Way, nothing
+from mesh_wire.stages import Noted, Stage
+from mesh_wire.trace_context import RANDOM, WORD_FOLLOWS, Caller, Verdict, caller_of, mark_of, traceparent_of
+from mesh_wire.untraced import INTERNAL, About, Attributes, Event, Past, PastCall, Way, nothing
 
 MOST_SPANS = 64  # of one request in one process; what comes after them is not noted
 
@@ -31,7 +31,7 @@ class Keeper(Protocol):
         """Send a part of it, or itself."""
 
 
-class Sketch(Untraced):
+class Sketch(Noted):
     """One request, or one call, in this process."""
 
     # With slots: they are written and read in a fraction of the time of other attributes.
@@ -40,13 +40,11 @@ class Sketch(Untraced):
         "_described",
         "_epoch_ns",
         "_set",
-        "_span_id",
         "_trace_id",
         "began",
         "caller",
         "calls",
         "dropped",
-        "ended",
         "events",
         "failed",
         "failure",
@@ -75,9 +73,9 @@ class Sketch(Untraced):
         self.name = name
         self.kind = kind
         self._about = about
+        super().__init__()
         self._described: About | None = None
         self._set: dict[str, Any] | None = None
-        self._span_id = 0  # nobody has asked for it
         self._epoch_ns = 0
         self.kept = False  # what ends is exported at once
         self.dropped = False  # what ends is forgotten
@@ -86,7 +84,6 @@ class Sketch(Untraced):
         self.tells = True  # unless it is sampled anyway, or the caller cannot
         self.verdict: Verdict | None = caller.verdict
         self.first_at: float | None = None  # when the first token came; None: it did not, or long ago
-        self.ended = 0.0  # 0: it is under way
         self.events: Sequence[Event] = ()
         self.stages: list[Stage | Past | PastCall] = []  # that have ended, and wait
         self.calls: list[tuple[Sketch | Stage, Way, int]] = []  # what has called others, and how they get word
@@ -99,22 +96,12 @@ class Sketch(Untraced):
         return self._trace_id
 
     @property
-    def span_id(self) -> int:
-        """Never 0, which is none."""
-        if not self._span_id:
-            self._span_id = getrandbits(64) or 1
-        return self._span_id
-
-    @property
     def attributes(self) -> dict[str, Any]:
         """What its span has, or would have by now."""
         found = dict(self._about)
         if self._described is not None:
             found.update(self._described())
         return found | self._set if self._set is not None else found
-
-    def is_recording(self) -> bool:
-        return not self.ended
 
     def headers(self) -> tuple[str, str]:
         return self.headers_of(self.span_id)
@@ -144,11 +131,11 @@ class Sketch(Untraced):
 
     def headers_of(self, span_id: int) -> tuple[str, str]:
         """Return the headers of one of its spans."""
-        others, span_hex = self.caller.tracestate, f"{span_id:016x}"
-        traceparent = f"00-{self.trace_id:032x}-{span_hex}-{FLAGS[self.flags]}"
+        traceparent, others = traceparent_of(self.trace_id, span_id, self.flags), self.caller.tracestate
         if not self.tells:
             return traceparent, others
-        return traceparent, f"{VENDOR}={span_hex},{others}" if others else f"{VENDOR}={span_hex}"
+        mark = mark_of(f"{span_id:016x}")
+        return traceparent, f"{mark},{others}" if others else mark
 
     def told(self, traceparent: str) -> None:
         """Be kept, because the caller says so; what has no name gets that which came with the word."""
@@ -252,6 +239,4 @@ class Sketch(Untraced):
     ) -> None:
         if error is not None:
             self.fail(error)
-        if not self.ended:
-            self.ended = time.monotonic()
-            self.keeper.ended(self)
+        self.end()

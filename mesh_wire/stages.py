@@ -33,19 +33,38 @@ class Whole(Protocol):
         """Take a part that has ended."""
 
 
-class Stage(Untraced):
+class Noted(Untraced):
+    """What becomes a span, if it is wanted."""
+
+    __slots__ = ("_span_id", "ended")
+
+    def __init__(self) -> None:
+        self._span_id = 0  # nobody has asked for it
+        self.ended = 0.0  # seconds of `time.monotonic`; 0: it is under way
+
+    @property
+    def span_id(self) -> int:
+        """Never 0, which is none."""
+        if not self._span_id:
+            self._span_id = getrandbits(64) or 1
+        return self._span_id
+
+    def is_recording(self) -> bool:
+        return not self.ended
+
+
+class Stage(Noted):
     """A part of a request. Its attributes are asked for when it is exported."""
 
-    __slots__ = ("_span_id", "about", "began", "ended", "failure", "kind", "name", "sketch")
+    __slots__ = ("about", "began", "failure", "kind", "name", "sketch")
 
     def __init__(self, sketch: Whole, name: str, kind: SpanKind, about: About) -> None:
+        super().__init__()
         self.sketch = sketch
         self.name = name
         self.kind = kind
         self.about = about
-        self._span_id = 0  # nobody has asked for it
         self.failure: Failure | None = None
-        self.ended = 0.0
         self.began = time.monotonic()
 
     @classmethod
@@ -59,16 +78,6 @@ class Stage(Untraced):
     @property
     def trace_id(self) -> int:
         return self.sketch.trace_id
-
-    @property
-    def span_id(self) -> int:
-        """Never 0, which is none."""
-        if not self._span_id:
-            self._span_id = getrandbits(64) or 1
-        return self._span_id
-
-    def is_recording(self) -> bool:
-        return not self.ended
 
     def headers(self) -> tuple[str, str]:
         return self.sketch.headers_of(self.span_id)

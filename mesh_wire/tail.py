@@ -73,17 +73,16 @@ class Tail:
             return "told" if self._allowed() else ""
         if not sketch.failed and not sketch.tells:
             return ""
-        began, first_at = sketch.began, sketch.first_at
-        first_s = None if first_at is None else first_at - began
-        return self.why(sketch.name, sketch.ended - began, first_s, sketch.failed)
+        return self.why(sketch.name, sketch.began, sketch.ended, sketch.first_at, sketch.failed)
 
-    def why(self, name: str, took_s: float, first_s: float | None, failed: bool) -> str:
+    def why(self, name: str, began: float, ended: float, first_at: float | None, failed: bool) -> str:
         """Say why a request is worth keeping, and it will be; empty where it is not."""
         if failed:
             return "error" if self._wanted.errors and self._allowed() else ""
-        if self._wanted.slowest and self._paces[name].exceeded(took_s, first_s) and self._allowed():
-            return "slow"
-        return ""
+        if not self._wanted.slowest:
+            return ""
+        first_s = None if first_at is None else first_at - began
+        return "slow" if self._paces[name].exceeded(ended - began, first_s) and self._allowed() else ""
 
     def _allowed(self) -> bool:
         return self._allowance.take(self._clock())

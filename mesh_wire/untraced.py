@@ -102,7 +102,7 @@ class Nameless(Untraced):
 
 
 class Retold(Nameless):
-    """Stands for all requests that the sampler left out, and that can be told of when they have ended; see `retelling`.
+    """Stands for all requests that the sampler left out, and that can be told of when they have ended; see `asked`.
 
     Nothing is noted here: whoever answers such a request keeps its times beside it.
     """

@@ -12,7 +12,6 @@ from expertmesh.v1.generation_pb2 import (
     StageTimings,
 )
 from expertmesh.v1.router_pb2 import RouteResponse
-from mesh_wire import inference
 from mesh_wire.admission import Admission
 from mesh_wire.asked import Asked
 from mesh_wire.deadlines import put_s, seconds
@@ -23,7 +22,8 @@ from mesh_wire.outlets import Outlet
 from mesh_wire.resuming import Delivered
 from mesh_wire.span_failure import failure_of
 from mesh_wire.telemetry import Telemetry
-from mesh_wire.untraced import CLIENT, RETOLD, Attributes, nothing
+from mesh_wire.untraced import CLIENT, RETOLD, nothing
+from router_svc import telling
 from router_svc.abandoned import Abandoned
 from router_svc.activity import Ledger
 from router_svc.admitting.turns import Turn, Turns
@@ -185,7 +185,7 @@ class RouterAnswers:
         if request.expert or not (reading := reading_of(request)):
             return UNSCORED
         began, strategy = time.monotonic(), self.strategy  # which a reload may replace before the scores are there
-        about = partial(_classified, strategy)
+        about = partial(telling.classified, strategy)
         try:
             scored = await self._classifier.scored(reading)
         except BaseException as error:
@@ -212,7 +212,7 @@ class RouterAnswers:
         self._telemetry.instruments.decisions.add(1, labels)
         self._ledger.routed(decision.expert, decision.reason)
         ended = time.monotonic()
-        asked.note(("route.select", began, ended, partial(_selected, decision), None))
+        asked.note(("route.select", began, ended, partial(telling.selected, decision), None))
         put_s(timings.select, ended - began)
         return decision, chosen
 
@@ -272,8 +272,8 @@ class RouterAnswers:
         """
         endpoint = decision.chosen.endpoint
         began, failure = time.monotonic(), None
-        about = partial(_called, decision, course.attempt, course.tokens)
-        asked.about = partial(_decided, decision, chosen)
+        about = partial(telling.called, decision, course.attempt, course.tokens)
+        asked.about = partial(telling.decided, decision, chosen)
         try:
             with asked.span.stage("expert call", CLIENT, about) as call:
                 replica = self._fleet.replica(endpoint)
@@ -288,49 +288,4 @@ class RouterAnswers:
         if (ended := course.ended) is not None:
             usage = ended.usage  # of which only the numbers are kept: it holds the whole message that it came in
             counted = usage.prompt_tokens, usage.completion_tokens, ended.resumed
-            asked.about = partial(_answered, course.decision, course.chosen, counted)
-
-
-def _classified(strategy: Strategy) -> Attributes:
-    return {"expertmesh.strategy": strategy.name, "expertmesh.artefact": strategy.generation}
-
-
-def _selected(decision: Decision) -> Attributes:
-    return {**labels_of(decision), "expertmesh.replica": decision.chosen.replica}
-
-
-def _called(decision: Decision, attempt: int, resumed_tokens: int) -> Attributes:
-    host, _, port = decision.chosen.endpoint.rpartition(":")
-    return {
-        "rpc.system.name": "grpc",
-        "rpc.method": f"{inference.SERVICE}/Session",
-        "server.address": host,
-        "server.port": int(port),
-        "expertmesh.expert": decision.expert,
-        "expertmesh.replica": decision.chosen.replica,
-        "expertmesh.attempt": attempt,
-        "expertmesh.resumed_tokens": resumed_tokens,
-    }
-
-
-def _answered(decision: Decision, chosen: RouteChosen, counted: tuple[int, int, int]) -> Attributes:
-    prompt_tokens, completion_tokens, resumed = counted
-    return {
-        **_decided(decision, chosen),
-        "expertmesh.replica": chosen.replica,
-        "gen_ai.usage.input_tokens": prompt_tokens,
-        "gen_ai.usage.output_tokens": completion_tokens,
-        "expertmesh.resumed": resumed,
-    }
-
-
-def _decided(decision: Decision, chosen: RouteChosen) -> Attributes:
-    return {
-        **labels_of(decision),
-        "gen_ai.request.model": chosen.expert,
-        "expertmesh.replica": chosen.replica,
-        "expertmesh.score": chosen.score,
-        "expertmesh.strategy": chosen.strategy,
-        "expertmesh.generation": chosen.generation,
-        "expertmesh.attempt": chosen.attempt,
-    }
+            asked.about = partial(telling.answered, course.decision, course.chosen, counted)

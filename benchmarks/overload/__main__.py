@@ -29,7 +29,7 @@ from benchmarks import report
 from benchmarks.overload.asking import CALLERS, generator
 from benchmarks.overload.figures import verdict
 from benchmarks.overload.parts import PARTS, Course, Row, steady
-from benchmarks.selection_fleet import EXPERTS, fleet_of, free_port, router_of
+from benchmarks.selection_fleet import fleet_of, router_of, simulated_engines
 from mesh_wire import process
 from mesh_wire.settings import Simulation
 
@@ -42,20 +42,6 @@ UNBOUNDED = {**SETTINGS, "admission": {"max_wait_s": 1e6}}
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
-def sections() -> list[dict[str, Any]]:
-    """Return the experts, as a mesh file has them."""
-    return [
-        {
-            "name": f"expert-{n}",
-            "listen": f"127.0.0.1:{free_port()}",
-            "serves": dict.fromkeys(EXPERTS),
-            "simulated": PROFILE.model_dump(exclude_defaults=True),
-            "drain_grace_s": 0,
-        }
-        for n in range(ENGINES)
-    ]
-
-
 async def measured(
     loads: Sequence[float],
     seconds: float,
@@ -65,7 +51,7 @@ async def measured(
     more: dict[str, Any],
 ) -> list[Row]:
     """Run the parts that are named; return the figures of each, and those of all in `more`."""
-    experts = sections()
+    experts = simulated_engines(ENGINES, PROFILE)
     rows: list[Row] = []
 
     async def take(found: AsyncIterator[Row]) -> None:

@@ -57,11 +57,11 @@ class Generator:
         return f"r{self.made}"
 
     async def open_loop(
-        self, rates: Mapping[str, float], seconds: float, *, again: bool | str = False
+        self, rates: Mapping[str, float], seconds: float, *, warm_s: float = WARM_S, again: bool | str = False
     ) -> tuple[list[Ask], float]:
         """Ask as the callers' arrivals come; return what counts, all of it over, and the seconds that it spans."""
         arrivals = sorted(
-            (at, caller) for caller, rate in rates.items() for at in poisson(rate, WARM_S + seconds, self.chance)
+            (at, caller) for caller, rate in rates.items() for at in poisson(rate, warm_s + seconds, self.chance)
         )
         began, asks = time.monotonic() + 0.1, []
         async with asyncio.TaskGroup() as tasks:
@@ -69,7 +69,7 @@ class Generator:
                 await asyncio.sleep(max(0.0, began + at - time.monotonic()))
                 ask = Ask(caller, began + at)
                 tasks.create_task(self.ask(ask, self.name(), again=again))
-                if at >= WARM_S:
+                if at >= warm_s:
                     asks.append(ask)
         return asks, seconds
 

@@ -1,17 +1,14 @@
 """The parts of the measurement: how each asks, and its figures."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.overload.asking import CALLERS, WARM_S, Generator, alike, with_greedy
-from benchmarks.overload.figures import Ask, row, shares
-from expertmesh_client.load.arrivals import poisson
+from benchmarks.overload.figures import row, shares
 
 Row = dict[str, Any]
-Found = tuple[list[Ask], float]  # what counts, and the seconds that it spans
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,20 +56,9 @@ async def burst(course: Course) -> AsyncIterator[Row]:
     """Ask too much for three seconds; the requests of these count."""
     background = asyncio.create_task(course.asking.open_loop(alike(course.capacity / 2), 16.0))
     await asyncio.sleep(WARM_S)
-    found = await _crowd(course.asking, alike(3 * course.capacity))
+    found = await course.asking.open_loop(alike(3 * course.capacity), 3.0, warm_s=0.0, again=True)
     await background
     yield row("burst", 3, *found)
-
-
-async def _crowd(asking: Generator, rates: Mapping[str, float]) -> Found:
-    began, asks = time.monotonic(), []
-    arrivals = sorted((at, name) for name, rate in rates.items() for at in poisson(rate, 3.0, asking.chance))
-    async with asyncio.TaskGroup() as tasks:
-        for at, name in arrivals:
-            await asyncio.sleep(max(0.0, began + at - time.monotonic()))
-            asks.append(Ask(name, began + at))
-            tasks.create_task(asking.ask(asks[-1], asking.name(), again=True))
-    return asks, 3.0
 
 
 PARTS: Mapping[str, Part] = {

@@ -12,8 +12,13 @@ import pytest
 from expert_svc.engine import Chunk, Ended
 from expertmesh.v1.generation_pb2 import GenerateRequest
 from expertmesh_client import AsyncClient, MeshError, Unavailable
+from mesh_wire.asked import Asked
+from mesh_wire.deadlines import Deadline
 from mesh_wire.sampling import FEWEST
+from mesh_wire.sketches import MOST_SPANS
 from mesh_wire.telemetry import Telemetry, exporting
+from mesh_wire.trace_context import NOBODY
+from mesh_wire.untraced import RETOLD, nothing
 from support.asking import greedy
 from support.calls import failure, whole
 from support.engines import Failing, FakeEngine, ended
@@ -257,6 +262,19 @@ async def test_a_caller_s_own_trace_goes_on_though_its_caller_did_not_sample(col
     assert root.parent_id == CALLER
     assert root.attributes["expertmesh.kept"] == "error"  # the mark was another's: nobody else decides
     assert parts(collector)["expert"] == {START}
+
+
+async def test_a_request_is_told_of_with_so_many_spans_and_its_own(collector: Collector) -> None:
+    with telemetry_to(collector, **NONE) as (_, telemetry):
+        asked = Asked(Deadline(), "", RETOLD, 0.0)
+        for number in range(3 * MOST_SPANS):
+            asked.note(("step", number, number + 1, nothing, None))
+        asked.fails(Unavailable("gone", reason="ENGINE_DEAD"))
+        assert telemetry.tail is not None
+        asked.end(telemetry.tail, NOBODY, SERVER, {}, 0.0, None)
+
+    assert len(collector.spans) == MOST_SPANS + 1
+    assert collector.named(SERVER)
 
 
 # What is not

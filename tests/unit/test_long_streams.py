@@ -13,6 +13,7 @@ from mesh_wire.asked import Asked
 from mesh_wire.deadlines import Deadline
 from mesh_wire.long_streams import (
     LONGEST_PAUSE_S,
+    MOST_EVENTS,
     NEXT_S,
     PROGRESS,
     SO_FAR,
@@ -155,6 +156,16 @@ async def test_the_timer_looks_at_those_that_run_and_goes_with_the_last(monkeypa
     streams.end(sampled.asked, sampled.tally)
     assert sampled.events == [TOKENS]
     await eventually(lambda: streams.asleep)
+
+
+def test_a_span_has_so_many_marks_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(long_streams, "STRIDES_ALIKE", 10 * MOST_EVENTS)
+    sampled = Sampled()
+    watched = Watched(sampled.asked, sampled.tally, 1)
+    for _ in range(3 * MOST_EVENTS):
+        sampled.tally.count(1)
+        watched.mark()
+    assert len(watched.events) == MOST_EVENTS
 
 
 async def test_what_is_not_recorded_is_not_looked_at() -> None:
